@@ -1,0 +1,66 @@
+// husk: guest RAM
+#include "mem/ram_region.h"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+
+#include "base/bits.h"
+
+namespace husk::mem {
+
+Result<std::unique_ptr<RamRegion>> RamRegion::create(std::string name, std::uint64_t size) {
+  size = align_up(size, kPageSize);
+  if (size == 0) return fail("RAM region {} would be empty", name);
+  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) {
+    auto error = fail_errno(errno, fmt::format("cannot map {} MiB of memory for {}", size >> 20, name));
+    return error;
+  }
+  // A page fault is expensive on virtual hosts, so ask for huge pages; a host without them serves small ones.
+  (void)::madvise(data, size, MADV_HUGEPAGE);
+  return std::unique_ptr<RamRegion>(new RamRegion(std::move(name), size, static_cast<std::uint8_t*>(data)));
+}
+
+RamRegion::RamRegion(std::string name, std::uint64_t size, std::uint8_t* data)
+    : name_(std::move(name)),
+      size_(size),
+      data_(data),
+      flags_(std::make_unique<std::atomic<std::uint8_t>[]>(size / kPageSize)) {}
+
+RamRegion::~RamRegion() { ::munmap(data_, size_); }
+
+void RamRegion::note_write_slow(std::uint64_t page) {
+  const std::uint8_t flags = flags_[page].load(std::memory_order_acquire);
+  if (flags & kTracked) {
+    if (dirty_) dirty_[page].store(1, std::memory_order_release);
+    clear_page_flags(page * kPageSize, kTracked);
+  }
+  if ((flags & kHasCode) && listener_.code_written) listener_.code_written(*this, page * kPageSize);
+}
+
+void RamRegion::start_dirty_log() {
+  dirty_ = std::make_unique<std::atomic<std::uint8_t>[]>(size_ / kPageSize);
+  for (std::uint64_t offset = 0; offset < size_; offset += kPageSize) set_page_flags(offset, kTracked);
+  if (listener_.protection_changed) listener_.protection_changed(*this);
+}
+
+void RamRegion::stop_dirty_log() {
+  for (std::uint64_t offset = 0; offset < size_; offset += kPageSize) clear_page_flags(offset, kTracked);
+  dirty_.reset();
+}
+
+void RamRegion::take_dirty(const std::function<void(std::uint64_t)>& each) {
+  if (!dirty_) return;
+  bool any = false;
+  for (std::uint64_t page = 0; page < size_ / kPageSize; ++page) {
+    if (!dirty_[page].load(std::memory_order_relaxed)) continue;
+    dirty_[page].store(0, std::memory_order_relaxed);
+    set_page_flags(page * kPageSize, kTracked);
+    each(page);
+    any = true;
+  }
+  if (any && listener_.protection_changed) listener_.protection_changed(*this);
+}
+
+}  // namespace husk::mem

@@ -100,6 +100,10 @@ struct MsrState {
   std::uint64_t debug_control = 0;
   std::uint64_t spec_control = 0;
   std::uint64_t mcg_status = 0;
+  std::uint64_t mcg_ctl = 0;
+  std::array<std::uint64_t, 40> mc_banks{};  ///< CTL, STATUS, ADDR, MISC of ten banks
+  std::uint64_t hwcr = 0;                    ///< AMD: C001_0015h
+  std::uint64_t syscfg = 0;                  ///< AMD: C001_0010h
   std::uint64_t xss = 0;
   std::uint64_t mtrr_default_type = 0;
   std::array<std::uint64_t, 11> mtrr_fixed{};
@@ -116,6 +120,7 @@ struct CpuState {
   DescriptorTable gdtr, idtr;
   std::uint64_t cr0 = kCr0Et | kCr0Nw | kCr0Cd;
   std::uint64_t cr2 = 0, cr3 = 0, cr4 = 0;
+  std::array<std::uint64_t, 4> pdpte{};  ///< PAE paging without long mode: as loaded by the last write of CR3
   std::uint64_t xcr0 = 1;
   std::uint64_t efer = 0;
   std::array<std::uint64_t, 4> dr{};
@@ -135,7 +140,8 @@ struct CpuState {
   bool nmi_pending = false;
   bool in_smm = false;
 
-  unsigned cpl() const { return seg[kCs].selector & 3; }
+  /// SS.DPL holds it in protected mode: CS.RPL may differ just after CR0.PE was set.
+  unsigned cpl() const { return real_mode() ? 0 : v86() ? 3 : seg[kSs].dpl(); }
   bool protected_mode() const { return cr0 & kCr0Pe; }
   bool v86() const { return rflags & kVM; }
   bool real_mode() const { return !(cr0 & kCr0Pe); }

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <type_traits>
+#include <vector>
 
 #include "base/bits.h"
 #include "base/log.h"
@@ -201,7 +202,7 @@ class Core final : public core::CpuPins {
   [[nodiscard]] bool load(unsigned seg, std::uint64_t ea, T& out) {
     const std::uint64_t la = (ea + fast_[seg].base) & linear_mask_;
     const TlbEntry& entry = tlb_entry(la);
-    if (ea + (sizeof(T) - 1) <= fast_[seg].read_limit && entry.read_tag == tag_of(la, sizeof(T))) [[likely]] {
+    if (ea + (sizeof(T) - 1) < fast_[seg].read_end && entry.read_tag == tag_of(la, sizeof(T))) [[likely]] {
       std::memcpy(&out, reinterpret_cast<const void*>(entry.addend + la), sizeof(T));
       if constexpr (std::is_integral_v<T> && std::endian::native == std::endian::big) out = byte_swap(out);
       return true;
@@ -216,7 +217,7 @@ class Core final : public core::CpuPins {
   [[nodiscard]] bool store(unsigned seg, std::uint64_t ea, const T& value) {
     const std::uint64_t la = (ea + fast_[seg].base) & linear_mask_;
     const TlbEntry& entry = tlb_entry(la);
-    if (ea + (sizeof(T) - 1) <= fast_[seg].write_limit && entry.write_tag == tag_of(la, sizeof(T))) [[likely]] {
+    if (ea + (sizeof(T) - 1) < fast_[seg].write_end && entry.write_tag == tag_of(la, sizeof(T))) [[likely]] {
       T wire = value;
       if constexpr (std::is_integral_v<T> && std::endian::native == std::endian::big) wire = byte_swap(wire);
       std::memcpy(reinterpret_cast<void*>(entry.addend + la), &wire, sizeof(T));
@@ -242,7 +243,7 @@ class Core final : public core::CpuPins {
   [[nodiscard]] bool modify(unsigned seg, std::uint64_t ea, bool locked, Change&& change) {
     const std::uint64_t la = (ea + fast_[seg].base) & linear_mask_;
     const TlbEntry& entry = tlb_entry(la);
-    if (ea + (sizeof(T) - 1) <= fast_[seg].write_limit && entry.write_tag == tag_of(la, sizeof(T)) &&
+    if (ea + (sizeof(T) - 1) < fast_[seg].write_end && entry.write_tag == tag_of(la, sizeof(T)) &&
         entry.read_tag == entry.write_tag && std::endian::native == std::endian::little) [[likely]] {
       T* const host = reinterpret_cast<T*>(entry.addend + la);
       if (!locked) {
@@ -332,6 +333,8 @@ class Core final : public core::CpuPins {
   /// Delivers an event through IVT or IDT, with double- and triple-fault rules. Ends with the new CS:RIP in `s`, or in
   /// shutdown.
   void deliver(Event event);
+  /// To be called after a change of DR0..DR7 or of the debugger's watchpoints: which accesses must look closely.
+  void update_debug();
   /// #DB after the instruction for single step and data breakpoints; called at instruction ends when armed.
   void note_debug_trap(std::uint64_t dr6_bits) { pending_dr6_ |= dr6_bits; }
 
@@ -390,6 +393,19 @@ class Core final : public core::CpuPins {
     leave_block_ = true;
   }
 
+  /// True while string instructions must pause after each iteration.
+  bool one_iteration() const { return careful_; }
+
+  // ---- decoded code ----
+  /// Bytes [offset, offset+length) of a page of `ram` with kHasCode were written, by anyone: forget what was decoded
+  /// from them. Called on this CPU's thread. Returns true if nothing decoded from that page is left.
+  bool code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length);
+  /// Forgets cached writability of every page (dirty log started) or of one page (it now holds code of some CPU).
+  void drop_write_access();
+  void drop_write_access(const std::uint8_t* host_page);
+  /// Called when this CPU first decodes from a page, after its kHasCode is set: others must drop_write_access to it.
+  void on_code_page(std::function<void(const std::uint8_t* host_page)> told) { code_page_marked_ = std::move(told); }
+
   // ---- accelerator, debugger, reports ----
   DebugRequest debug;
   std::uint64_t debug_hit_address = 0;  ///< watchpoint or breakpoint address of the last RunExit::debug
@@ -409,17 +425,19 @@ class Core final : public core::CpuPins {
 
  private:
   friend class BlockCache;
+  friend struct SystemOps;  ///< system_ops.h: descriptors, far transfers, task switches, delivery, page walks
   struct TlbEntry {
     std::uint64_t read_tag, write_tag;
     std::uintptr_t addend;  ///< host address minus linear address
   };
   struct ExecEntry {
-    std::uint64_t tag;
-    std::uint64_t gpa_page;
+    std::uint64_t tag;  ///< as in TlbEntry
+    mem::RamRegion* ram;
+    std::uint64_t offset;  ///< of the page in ram
   };
   struct FastSegment {
     std::uint64_t base = 0;
-    std::uint64_t read_limit = 0, write_limit = 0;  ///< last offset readable without a closer look; 0: always look
+    std::uint64_t read_end = 0, write_end = 0;  ///< first offset that needs a closer look; 0: all do
   };
   static constexpr unsigned kTlbBits = 10;
   static constexpr std::size_t kTlbSize = std::size_t{1} << kTlbBits;
@@ -454,19 +472,32 @@ class Core final : public core::CpuPins {
   void handle_attention();
   /// Takes the highest-priority pending event between instructions; true if one was delivered.
   bool take_pending();
-  bool fetch_translate(std::uint64_t linear, std::uint64_t& gpa);
+  /// The RAM page that code at `linear` is fetched from, null if it is not RAM. False: fault recorded.
+  bool fetch_page(std::uint64_t linear, const ExecEntry*& entry);
+  Flow run_block();
+  /// Executes one instruction with every debug check. True: run() must return `exit`.
+  bool run_carefully(RunExit& exit);
+  Flow execute_uncached();
+  bool fetch_bytes(std::uint64_t linear, std::uint8_t* bytes, unsigned count, unsigned& got);
+  /// Chooses the handler from the form's attributes and the current mode.
+  Handler select_handler(const Insn& insn) const;
+  /// Recomputes block_key_; called at the end of update_mode().
+  void update_block_key();
+  bool careful() const;
+  bool instruction_breakpoint(RunExit& exit);
 
   CoreDeps deps_;
   std::atomic<std::uint32_t> attention_{0};
   std::atomic<std::uint8_t> sipi_vector_{0};
   std::function<void()> wake_;
+  std::function<void(const std::uint8_t*)> code_page_marked_;
   bool leave_block_ = false;
   CodeSize code_size_ = CodeSize::bits16;
   unsigned cpl_ = 0;
   unsigned stack_size_ = 2;
   std::uint64_t stack_mask_ = 0xFFFF;
   std::uint64_t linear_mask_ = 0xFFFFFFFF;
-  std::uint64_t pcid_ = 0;
+  std::uint64_t pcid_ = 0;  ///< low 12 bits of TLB tags: stands for the address space (CR3, PCID) in use; see paging.cpp
   unsigned mmu_index_ = kMmuSupervisor;
   std::uint64_t a20_mask_ = ~std::uint64_t{0};
   std::array<FastSegment, 6> fast_;
@@ -474,9 +505,23 @@ class Core final : public core::CpuPins {
   std::uint64_t pending_dr6_ = 0;
   bool watch_active_ = false;  ///< guest or debugger data watch: every access takes the slow path
   bool watch_hit_ = false;
+  bool careful_ = false;           ///< single instructions (and string iterations), with debug checks
+  bool interrupt_waiting_ = false; ///< deps_.interrupts may have something once IF and the shadow allow it
+  bool skip_breakpoint_ = false;   ///< the debugger resumes from a breakpoint
+  std::uint32_t block_key_ = 0;    ///< mode bits that change what bytes mean or which checks they take
   std::uint64_t instructions_ = 0;
   std::array<PastEvent, kPastEvents> past_{};
   std::size_t past_count_ = 0;
+  /// Address-space tags (paging.cpp): [pcid] -> tag, 0 for none given yet.
+  std::array<std::uint16_t, 4096> space_tags_{};
+  std::uint16_t next_space_tag_ = 1;
+  std::array<bool, 1024> large_seen_{};  ///< [2M page modulo 1024]: a large page may be cached as 4K pieces
+  bool huge_seen_ = false;               ///< a page of 1G may be
+  std::uint8_t* walk_ram_ = nullptr;     ///< the RAM that the last page-table entry was in: host address, gpa, length
+  std::uint64_t walk_ram_gpa_ = 0, walk_ram_length_ = 0;
+  mem::RamRegion* walk_region_ = nullptr;
+  std::uint64_t walk_region_offset_ = 0;
+  bool implicit_access_ = false;  ///< the access is to a system structure: SMAP holds whatever RFLAGS.AC says
   std::array<std::array<TlbEntry, kTlbSize>, kMmuCount> tlb_;
   std::array<std::array<ExecEntry, kTlbSize>, 2> exec_tlb_;  ///< [user]
   std::unique_ptr<BlockCache> blocks_;

@@ -128,12 +128,16 @@ TEST(RamRegion, DirtyLogSeesEveryWriteOnce) {
 TEST(RamRegion, WritesToCodePagesAreReported) {
   const auto ram = RamRegion::create("ram", 4 * kPageSize).value();
   std::vector<std::uint64_t> hits;
-  ram->set_listener({[&](RamRegion&, std::uint64_t offset) { hits.push_back(offset); }, {}});
+  ram->set_listener({[&](RamRegion&, std::uint64_t offset, std::uint64_t length) {
+                       hits.push_back(offset);
+                       hits.push_back(length);
+                     },
+                     {}});
   ram->set_page_flags(kPageSize, RamRegion::kHasCode);
   ram->note_write(0, kPageSize);
   EXPECT_TRUE(hits.empty());
-  ram->note_write(kPageSize + 5, 1);
-  EXPECT_EQ(hits, (std::vector<std::uint64_t>{kPageSize}));
+  ram->note_write(kPageSize - 3, 8);
+  EXPECT_EQ(hits, (std::vector<std::uint64_t>{kPageSize, 5}));
 }
 
 }  // namespace

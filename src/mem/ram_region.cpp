@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/bits.h"
@@ -30,13 +31,17 @@ RamRegion::RamRegion(std::string name, std::uint64_t size, std::uint8_t* data)
 
 RamRegion::~RamRegion() { ::munmap(data_, size_); }
 
-void RamRegion::note_write_slow(std::uint64_t page) {
+void RamRegion::note_write_slow(std::uint64_t page, std::uint64_t offset, std::uint64_t length) {
   const std::uint8_t flags = flags_[page].load(std::memory_order_acquire);
   if (flags & kTracked) {
     if (dirty_) dirty_[page].store(1, std::memory_order_release);
     clear_page_flags(page * kPageSize, kTracked);
   }
-  if ((flags & kHasCode) && listener_.code_written) listener_.code_written(*this, page * kPageSize);
+  if ((flags & kHasCode) && listener_.code_written) {
+    const std::uint64_t first = std::max(offset, page * kPageSize);
+    const std::uint64_t end = std::min(offset + length, (page + 1) * kPageSize);
+    listener_.code_written(*this, first, end - first);
+  }
 }
 
 void RamRegion::start_dirty_log() {

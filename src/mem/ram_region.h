@@ -48,7 +48,7 @@ class RamRegion {
   void note_write(std::uint64_t offset, std::uint64_t length) {
     if (length == 0) return;
     for (std::uint64_t page = offset / kPageSize; page <= (offset + length - 1) / kPageSize; ++page)
-      if (flags_[page].load(std::memory_order_acquire)) [[unlikely]] note_write_slow(page);
+      if (flags_[page].load(std::memory_order_acquire)) [[unlikely]] note_write_slow(page, offset, length);
   }
 
   /// Starts dirty logging: every page clean. `changed` listeners (TLBs that cache writability) hear of it.
@@ -58,17 +58,18 @@ class RamRegion {
   /// Calls `each(page_index)` for every page written since the last call, and marks it clean.
   void take_dirty(const std::function<void(std::uint64_t)>& each);
 
-  /// Who is told when a page with kHasCode is written (page offset, with the flag still set), and when cached
-  /// writability must be dropped (start of dirty log, take_dirty). Set by the accelerator before vCPUs run.
+  /// Who is told when bytes of a page with kHasCode were written (the part of the write inside that page; the flag is
+  /// still set), and when cached writability must be dropped (start of dirty log, take_dirty). Set by the accelerator
+  /// before vCPUs run.
   struct Listener {
-    std::function<void(RamRegion&, std::uint64_t offset)> code_written;
+    std::function<void(RamRegion&, std::uint64_t offset, std::uint64_t length)> code_written;
     std::function<void(RamRegion&)> protection_changed;
   };
   void set_listener(Listener listener) { listener_ = std::move(listener); }
 
  private:
   RamRegion(std::string name, std::uint64_t size, std::uint8_t* data);
-  void note_write_slow(std::uint64_t page);
+  void note_write_slow(std::uint64_t page, std::uint64_t offset, std::uint64_t length);
 
   std::string name_;
   std::uint64_t size_;

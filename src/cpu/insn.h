@@ -36,7 +36,8 @@ struct Insn {
   std::uint64_t imm = 0;       ///< immediate sign-extended as the form says, relative displacement, moffs, far offset
   std::int32_t disp = 0;       ///< memory displacement
   std::uint16_t form = 0;      ///< index into forms()
-  std::uint16_t imm2 = 0;      ///< far selector; second immediate (ENTER, EXTRQ)
+  std::uint16_t imm2 = 0;      ///< far selector; second immediate (ENTER, EXTRQ); condition of Jcc, SETcc, CMOVcc; number
+                               ///< of the fixed segment register (PUSH ES, LDS); register of an is4 operand
   std::uint8_t length = 0;     ///< 1..15 bytes
   std::uint8_t op_size = 0;    ///< effective operand size in bytes: 1, 2, 4, 8 (1 for byte forms)
   std::uint8_t addr_size = 0;  ///< 2, 4, 8
@@ -69,7 +70,7 @@ struct Operand {
   std::uint8_t fixed = 0;  ///< register number of fixed_gpr, fixed_sreg
 };
 
-/// Semantic ids: the distinct names of the table's semantics column, generated.
+/// Semantic ids: the distinct names of the table's semantics column, generated (cpu/sem.h).
 enum class Sem : std::uint16_t;
 
 enum FormAttribute : std::uint32_t {
@@ -91,6 +92,7 @@ enum FormAttribute : std::uint32_t {
   kAttrUndefResult = 1u << 15,///< destination undefined in some cases (BSF of 0); the tests know
   kAttrSystem = 1u << 16,     ///< cannot run in an ordinary process: not compared with the host
   kAttrFpuControl = 1u << 17, ///< x87 that does not check for pending exceptions
+  kAttrOwnFeature = 1u << 18, ///< the handler looks at the feature itself (TZCNT without BMI1 is BSF)
 };
 
 /// One line of the table.

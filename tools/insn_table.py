@@ -29,7 +29,7 @@ OPERAND_SIZES = {"b", "w", "d", "q", "v", "z", "y", "x", "dq", "qq", "t", "p", "
 FIXED_OPERANDS = {  # kind, size, number
     "AL": ("fixed_gpr", "b", 0), "AX": ("fixed_gpr", "w", 0), "EAX": ("fixed_gpr", "d", 0),
     "RAX": ("fixed_gpr", "q", 0), "CL": ("fixed_gpr", "b", 1), "DX": ("fixed_gpr", "w", 2),
-    "rAX": ("fixed_gpr", "v", 0), "ST0": ("st0", "t", 0), "STi": ("sti", "t", 0), "ES": ("fixed_sreg", "w", 0),
+    "rAX": ("fixed_gpr", "v", 0), "eAX": ("fixed_gpr", "z", 0), "ST0": ("st0", "t", 0), "STi": ("sti", "t", 0), "ES": ("fixed_sreg", "w", 0),
     "CS": ("fixed_sreg", "w", 1), "SS": ("fixed_sreg", "w", 2), "DS": ("fixed_sreg", "w", 3),
     "FS": ("fixed_sreg", "w", 4), "GS": ("fixed_sreg", "w", 5), "XMM0": ("fixed_xmm0", "dq", 0),
     "1": ("const_one", "b", 1),
@@ -279,7 +279,7 @@ class Form:
             base = "v"
         elif sized[0]["size"] == "b":
             base = "byte"
-        elif sizes & {"v", "a", "p", "s"}:
+        elif sizes & {"v", "a", "p", "s", "fpu_env", "fpu_state"}:
             base = "v"
         elif "y" in sizes:
             base = "y"

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "core/clock.h"
 #include "core/cpu_ports.h"
+#include "cpu/debug.h"
 #include "cpu/insn.h"
 #include "cpu/model.h"
 #include "cpu/state.h"
@@ -65,12 +66,12 @@ class TraceSink {
  public:
   virtual ~TraceSink() = default;
   enum Category : std::uint32_t { kExceptions = 1, kInterrupts = 2, kIo = 4, kMsr = 8, kMmio = 16, kExec = 32, kBlocks = 64 };
-  virtual void exception(const Core&, const Event&) {}
-  virtual void interrupt(const Core&, const Event&) {}
-  virtual void io(const Core&, bool write, std::uint16_t port, unsigned size, std::uint64_t value) {}
-  virtual void mmio(const Core&, bool write, std::uint64_t gpa, unsigned size, std::uint64_t value) {}
-  virtual void msr(const Core&, bool write, std::uint32_t index, std::uint64_t value, bool fault) {}
-  virtual void exec(const Core&, const Insn&) {}
+  virtual void exception(const Core&, const Event&) = 0;
+  virtual void interrupt(const Core&, const Event&) = 0;
+  virtual void io(const Core&, bool write, std::uint16_t port, unsigned size, std::uint64_t value) = 0;
+  virtual void mmio(const Core&, bool write, std::uint64_t gpa, unsigned size, std::uint64_t value) = 0;
+  virtual void msr(const Core&, bool write, std::uint32_t index, std::uint64_t value, bool fault) = 0;
+  virtual void exec(const Core&, const Insn&) = 0;
 };
 
 /// One past exception or interrupt, kept for crash reports.
@@ -100,19 +101,6 @@ enum class RunExit : std::uint8_t {
   shutdown,        ///< triple fault; last_events() tell the story
   debug,           ///< breakpoint, watchpoint or step asked for by the debugger
   quantum,         ///< the number of instructions given to run() has been executed
-};
-
-/// A debugger's break and watch points, independent of the guest's own debug registers.
-struct DebugRequest {
-  bool single_step = false;
-  std::vector<std::uint64_t> breakpoints;  ///< linear addresses
-  struct Watch {
-    std::uint64_t address;
-    std::uint64_t length;
-    bool read, write;
-  };
-  std::vector<Watch> watchpoints;
-  bool any() const { return single_step || !breakpoints.empty() || !watchpoints.empty(); }
 };
 
 class BlockCache;
@@ -291,15 +279,20 @@ class Core final : public core::CpuPins {
   template <class T>
   [[nodiscard]] bool load_system(std::uint64_t linear, T& out) {
     std::uint8_t raw[sizeof(T)];
-    if (!access_linear(linear, raw, sizeof(T), AccessKind::read, false)) return false;
-    out = load_le<T>(raw);
-    return true;
+    implicit_access_ = true;
+    const bool ok = access_linear(linear, raw, sizeof(T), AccessKind::read, false);
+    implicit_access_ = false;
+    if (ok) out = load_le<T>(raw);
+    return ok;
   }
   template <class T>
   [[nodiscard]] bool store_system(std::uint64_t linear, T value) {
     std::uint8_t raw[sizeof(T)];
     store_le<T>(raw, value);
-    return access_linear(linear, raw, sizeof(T), AccessKind::write, false);
+    implicit_access_ = true;
+    const bool ok = access_linear(linear, raw, sizeof(T), AccessKind::write, false);
+    implicit_access_ = false;
+    return ok;
   }
   /// Reads or writes `size` bytes at a linear address as user or supervisor; may cross pages. False: fault recorded.
   [[nodiscard]] bool access_linear(std::uint64_t linear, std::uint8_t* data, unsigned size, AccessKind kind, bool user);
@@ -346,11 +339,12 @@ class Core final : public core::CpuPins {
   void update_mmu_index();
   /// Loads a segment register with all checks of MOV/POP/LxS in the current mode. CS is not loaded here. False: fault recorded.
   [[nodiscard]] bool load_segment(unsigned seg, std::uint16_t selector);
-  /// Far transfers: JMP, CALL (op_size of pushes), RETF, IRET in every form.
-  Flow far_jump(std::uint16_t selector, std::uint64_t offset, unsigned op_size);
+  /// Far transfers: JMP, CALL (op_size of pushes), RETF, IRET in every form. `next_rip` goes into the old TSS if the
+  /// transfer is a task switch.
+  Flow far_jump(std::uint16_t selector, std::uint64_t offset, unsigned op_size, std::uint64_t next_rip);
   Flow far_call(std::uint16_t selector, std::uint64_t offset, unsigned op_size, std::uint64_t return_rip);
   Flow far_return(unsigned op_size, std::uint16_t release);
-  Flow interrupt_return(unsigned op_size);
+  Flow interrupt_return(unsigned op_size, std::uint64_t next_rip);
   /// INT n, INT3, INTO, INT1 from the guest; `next_rip` is pushed.
   Flow software_interrupt(std::uint8_t vector, Event::Kind kind, std::uint64_t next_rip);
   /// True if CPL/IOPL/TSS bitmap allow the port access; else #GP(0) recorded.
@@ -448,6 +442,10 @@ class Core final : public core::CpuPins {
     kAttentionStop = 32, kAttentionTlb = 64,
   };
 
+  /// Which table holds the entries of an access that may be made on behalf of another privilege than the current one.
+  unsigned mmu_index_for(bool user) const {
+    return user ? unsigned{kMmuUser} : cpl_ == 3 || implicit_access_ ? unsigned{kMmuSupervisor} : mmu_index_;
+  }
   TlbEntry& tlb_entry(std::uint64_t la) { return tlb_[mmu_index_][(la >> 12) & (kTlbSize - 1)]; }
   /// Page of the operand's last byte with the address-space tag: equal to the entry's only if the operand does not
   /// leave its page.
@@ -516,14 +514,14 @@ class Core final : public core::CpuPins {
   std::array<std::uint16_t, 4096> space_tags_{};
   std::uint16_t next_space_tag_ = 1;
   std::array<bool, 1024> large_seen_{};  ///< [2M page modulo 1024]: a large page may be cached as 4K pieces
-  bool huge_seen_ = false;               ///< a page of 1G may be
+  std::array<bool, 512> huge_seen_{};    ///< [1G page modulo 512]: a page of 1G may be
   std::uint8_t* walk_ram_ = nullptr;     ///< the RAM that the last page-table entry was in: host address, gpa, length
   std::uint64_t walk_ram_gpa_ = 0, walk_ram_length_ = 0;
   mem::RamRegion* walk_region_ = nullptr;
   std::uint64_t walk_region_offset_ = 0;
   bool implicit_access_ = false;  ///< the access is to a system structure: SMAP holds whatever RFLAGS.AC says
-  std::array<std::array<TlbEntry, kTlbSize>, kMmuCount> tlb_;
-  std::array<std::array<ExecEntry, kTlbSize>, 2> exec_tlb_;  ///< [user]
+  std::array<std::array<TlbEntry, kTlbSize>, kMmuCount> tlb_{};
+  std::array<std::array<ExecEntry, kTlbSize>, 2> exec_tlb_{};  ///< [user]
   std::unique_ptr<BlockCache> blocks_;
 };
 

@@ -1,0 +1,103 @@
+// husk: the contract between a machine and whatever runs its CPUs
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/log.h"
+#include "base/result.h"
+#include "core/clock.h"
+#include "core/cpu_ports.h"
+#include "cpu/debug.h"
+#include "cpu/model.h"
+#include "cpu/state.h"
+#include "mem/address_space.h"
+
+namespace husk::accel {
+
+/// Why Vcpu::run() came back. Port and memory-mapped I/O never does: accelerators make those accesses themselves, on
+/// the address spaces that they were given, so that a device cannot tell who runs the CPU.
+struct Exit {
+  enum class Reason : std::uint8_t {
+    stopped,   ///< kick()
+    shutdown,  ///< triple fault
+    debug,     ///< breakpoint, watchpoint or step of the debugger; `address` tells which
+    failed,    ///< the accelerator cannot go on; `error` says why
+  } reason = Reason::stopped;
+  std::uint64_t address = 0;
+  Error error;
+};
+
+/// An exception, interrupt or NMI that a CPU took, for traces and crash reports.
+struct PastEvent {
+  enum class Kind : std::uint8_t { exception, software, interrupt, nmi } kind = Kind::exception;
+  std::uint8_t vector = 0;
+  bool has_error = false;
+  std::uint32_t error = 0;
+  std::uint64_t cr2 = 0;    ///< #PF only
+  std::uint16_t cs = 0;     ///< of the instruction that faulted or was interrupted
+  std::uint64_t rip = 0;
+  std::uint64_t count = 0;  ///< instructions executed until then, 0 if the accelerator does not count
+};
+
+/// Receives what a CPU does, on that CPU's thread. Which calls come is chosen by category.
+class TraceSink {
+ public:
+  enum Category : std::uint32_t { kExceptions = 1, kInterrupts = 2, kIo = 4, kMsr = 8, kMmio = 16, kExec = 32 };
+  virtual ~TraceSink() = default;
+  virtual void event(unsigned vcpu, const PastEvent& event) = 0;
+  virtual void io(unsigned vcpu, bool write, std::uint16_t port, unsigned size, std::uint64_t value) = 0;
+  virtual void mmio(unsigned vcpu, bool write, mem::Gpa address, unsigned size, std::uint64_t value) = 0;
+  /// `fault`: the access took #GP.
+  virtual void msr(unsigned vcpu, bool write, std::uint32_t index, std::uint64_t value, bool fault) = 0;
+  /// Before each instruction.
+  virtual void exec(unsigned vcpu, const cpu::CpuState& state) = 0;
+};
+
+/// One virtual CPU. run() is called by one thread, the CPU's own; kick() and the pins by any; the rest only while run()
+/// is not running.
+class Vcpu {
+ public:
+  virtual ~Vcpu() = default;
+  /// Runs guest code, sleeping while the CPU is halted, until there is something for the caller.
+  virtual Exit run() = 0;
+  /// Makes the current run(), or else the next one, return `stopped` soon.
+  virtual void kick() = 0;
+  virtual core::CpuPins& pins() = 0;
+
+  virtual cpu::CpuState get_state() const = 0;
+  virtual Status set_state(const cpu::CpuState& state) = 0;
+  /// Power-on or platform reset; APs wait for SIPI.
+  virtual void reset(bool bootstrap) = 0;
+
+  virtual Status set_debug(const cpu::DebugRequest& request) = 0;
+  virtual Status set_trace(TraceSink* sink, std::uint32_t categories) = 0;
+  /// The newest exceptions and interrupts, oldest first; empty where the accelerator cannot know.
+  virtual std::vector<PastEvent> past_events() const = 0;
+  /// Instructions executed since reset; 0 where not counted.
+  virtual std::uint64_t instructions() const = 0;
+};
+
+/// What a vCPU is connected to. All references outlive it.
+struct VcpuDeps {
+  unsigned index = 0;
+  const cpu::CpuModel& model;
+  core::CpuInterrupts& interrupts;
+};
+
+class Accelerator {
+ public:
+  virtual ~Accelerator() = default;
+  virtual std::string_view name() const = 0;
+  virtual Result<std::unique_ptr<Vcpu>> create_vcpu(VcpuDeps deps) = 0;
+  /// To be called for each region before it is mapped into guest memory: wires code tracking and dirty logging.
+  virtual Status add_ram(mem::RamRegion& region) = 0;
+  /// The A20 gate: `open` false forces bit 20 of physical addresses to zero.
+  virtual void set_a20(bool open) = 0;
+};
+
+}  // namespace husk::accel

@@ -1,0 +1,196 @@
+// husk: the software accelerator
+#include "accel/soft/soft_accel.h"
+
+#include <algorithm>
+
+#include "cpu/interp/core.h"
+
+namespace husk::accel {
+
+namespace interp = cpu::interp;
+
+namespace {
+PastEvent neutral(const interp::Event& event, std::uint16_t cs, std::uint64_t rip, std::uint64_t count) {
+  PastEvent out;
+  switch (event.kind) {
+    case interp::Event::Kind::fault:
+    case interp::Event::Kind::trap: out.kind = PastEvent::Kind::exception; break;
+    case interp::Event::Kind::software_interrupt:
+    case interp::Event::Kind::software_exception:
+    case interp::Event::Kind::privileged_software: out.kind = PastEvent::Kind::software; break;
+    case interp::Event::Kind::external: out.kind = PastEvent::Kind::interrupt; break;
+    case interp::Event::Kind::nmi: out.kind = PastEvent::Kind::nmi; break;
+  }
+  out.vector = event.vector;
+  out.has_error = event.has_error;
+  out.error = event.error;
+  out.cr2 = event.cr2;
+  out.cs = cs;
+  out.rip = rip;
+  out.count = count;
+  return out;
+}
+
+/// Turns the core's hooks into neutral ones.
+class TraceAdapter final : public interp::TraceSink {
+ public:
+  explicit TraceAdapter(accel::TraceSink& sink) : sink_(sink) {}
+  void exception(const interp::Core& core, const interp::Event& event) override { pass(core, event); }
+  void interrupt(const interp::Core& core, const interp::Event& event) override { pass(core, event); }
+  void io(const interp::Core& core, bool write, std::uint16_t port, unsigned size, std::uint64_t value) override {
+    sink_.io(core.index(), write, port, size, value);
+  }
+  void mmio(const interp::Core& core, bool write, std::uint64_t gpa, unsigned size, std::uint64_t value) override {
+    sink_.mmio(core.index(), write, gpa, size, value);
+  }
+  void msr(const interp::Core& core, bool write, std::uint32_t index, std::uint64_t value, bool fault) override {
+    sink_.msr(core.index(), write, index, value, fault);
+  }
+  void exec(const interp::Core& core, const cpu::Insn&) override { sink_.exec(core.index(), core.s); }
+
+ private:
+  void pass(const interp::Core& core, const interp::Event& event) {
+    sink_.event(core.index(), neutral(event, core.s.seg[cpu::kCs].selector, core.s.rip, core.instructions()));
+  }
+  accel::TraceSink& sink_;
+};
+}  // namespace
+
+class SoftVcpu final : public Vcpu {
+ public:
+  SoftVcpu(SoftAccel& accel, VcpuDeps deps)
+      : accel_(accel),
+        core_({deps.index, deps.model, accel.deps_.memory, accel.deps_.io, deps.interrupts, accel.deps_.clock,
+               accel.deps_.log, deps.model.tsc_hz}) {
+    core_.on_wake([this] { wake(); });
+    core_.on_code_page([this](const std::uint8_t* page) {
+      for (SoftVcpu* other : accel_.vcpus_)
+        if (other != this) other->core_.drop_write_access(page);
+    });
+    const std::lock_guard lock(accel_.vcpus_mutex_);
+    accel_.vcpus_.push_back(this);
+  }
+  ~SoftVcpu() override {
+    const std::lock_guard lock(accel_.vcpus_mutex_);
+    std::erase(accel_.vcpus_, this);
+  }
+
+  Exit run() override {
+    for (;;) {
+      accel_.turn_.acquire();
+      interp::RunExit why;
+      do {
+        why = core_.run(kQuantum);
+      } while (why == interp::RunExit::quantum && !accel_.turn_.contended());
+      accel_.turn_.release();
+      switch (why) {
+        case interp::RunExit::quantum: break;
+        case interp::RunExit::halted: sleep(); break;
+        case interp::RunExit::stop_requested: return {Exit::Reason::stopped, 0, {}};
+        case interp::RunExit::shutdown: return {Exit::Reason::shutdown, 0, {}};
+        case interp::RunExit::debug: return {Exit::Reason::debug, core_.debug_hit_address, {}};
+      }
+    }
+  }
+  void kick() override { core_.request_stop(); }
+  core::CpuPins& pins() override { return core_; }
+
+  cpu::CpuState get_state() const override { return core_.s; }
+  Status set_state(const cpu::CpuState& state) override {
+    core_.set_state(state);
+    return {};
+  }
+  void reset(bool bootstrap) override { core_.reset(bootstrap); }
+
+  Status set_debug(const cpu::DebugRequest& request) override {
+    core_.debug = request;
+    core_.update_debug();
+    return {};
+  }
+  Status set_trace(TraceSink* sink, std::uint32_t categories) override {
+    adapter_ = sink ? std::make_unique<TraceAdapter>(*sink) : nullptr;
+    core_.trace = adapter_.get();
+    core_.trace_mask = sink ? categories : 0;
+    return {};
+  }
+  std::vector<PastEvent> past_events() const override {
+    std::vector<PastEvent> events;
+    for (const interp::PastEvent& past : core_.past_events())
+      events.push_back(neutral(past.event, past.cs, past.rip, past.count));
+    return events;
+  }
+  std::uint64_t instructions() const override { return core_.instructions(); }
+
+ private:
+  friend class SoftAccel;
+  /// Long enough to make a change of turns cheap, short enough that a spinning CPU does not hold up the others.
+  static constexpr std::uint64_t kQuantum = 50'000;
+
+  void wake() {
+    // An empty critical section: the sleeper is either before its check, and will see the attention, or waits.
+    { const std::lock_guard lock(sleep_mutex_); }
+    awake_.notify_one();
+  }
+  void sleep() {
+    std::unique_lock lock(sleep_mutex_);
+    awake_.wait(lock, [this] { return core_.runnable(); });
+  }
+
+  SoftAccel& accel_;
+  interp::Core core_;
+  std::unique_ptr<TraceAdapter> adapter_;
+  std::mutex sleep_mutex_;
+  std::condition_variable awake_;
+};
+
+void SoftAccel::Turn::acquire() {
+  std::unique_lock lock(mutex_);
+  const std::uint64_t mine = next_ticket_++;
+  waiting_.fetch_add(1, std::memory_order_relaxed);
+  changed_.wait(lock, [&] { return serving_ == mine; });
+  waiting_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void SoftAccel::Turn::release() {
+  {
+    const std::lock_guard lock(mutex_);
+    ++serving_;
+  }
+  changed_.notify_all();
+}
+
+SoftAccel::SoftAccel(SoftAccelDeps deps) : deps_(deps) {
+  deps_.memory.on_change([this] {
+    const std::lock_guard lock(vcpus_mutex_);
+    for (SoftVcpu* vcpu : vcpus_) vcpu->core_.request_tlb_flush();
+  });
+}
+
+SoftAccel::~SoftAccel() {
+  for (mem::RamRegion* region : regions_) region->set_listener({});
+}
+
+Result<std::unique_ptr<Vcpu>> SoftAccel::create_vcpu(VcpuDeps deps) { return std::make_unique<SoftVcpu>(*this, deps); }
+
+Status SoftAccel::add_ram(mem::RamRegion& region) {
+  regions_.push_back(&region);
+  region.set_listener({[this](mem::RamRegion& written, std::uint64_t offset, std::uint64_t length) {
+                         code_written(written, offset, length);
+                       },
+                       [this](mem::RamRegion&) {
+                         for (SoftVcpu* vcpu : vcpus_) vcpu->core_.drop_write_access();
+                       }});
+  return {};
+}
+
+void SoftAccel::code_written(mem::RamRegion& region, std::uint64_t offset, std::uint64_t length) {
+  bool unused = true;
+  for (SoftVcpu* vcpu : vcpus_) unused &= vcpu->core_.code_written(region, offset, length);
+  if (unused) region.clear_page_flags(offset, mem::RamRegion::kHasCode);
+}
+
+void SoftAccel::set_a20(bool open) {
+  for (SoftVcpu* vcpu : vcpus_) vcpu->core_.set_a20_mask(open ? ~std::uint64_t{0} : ~(std::uint64_t{1} << 20));
+}
+
+}  // namespace husk::accel

@@ -1,0 +1,60 @@
+// husk: the software accelerator: husk's own CPU behind the accelerator contract
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+
+#include "accel/accel.h"
+
+namespace husk::accel {
+
+struct SoftAccelDeps {
+  mem::AddressSpace& memory;
+  mem::AddressSpace& io;
+  const core::Clock& clock;
+  Log& log;
+};
+
+class SoftVcpu;
+
+/// Runs CPUs by the interpreter. Each has a thread of its own as with any accelerator, but they take turns: one runs at
+/// a time, so that memory ordering and code invalidation between them are exact without further care.
+class SoftAccel final : public Accelerator {
+ public:
+  explicit SoftAccel(SoftAccelDeps deps);
+  ~SoftAccel() override;
+
+  std::string_view name() const override { return "interp"; }
+  Result<std::unique_ptr<Vcpu>> create_vcpu(VcpuDeps deps) override;
+  Status add_ram(mem::RamRegion& region) override;
+  void set_a20(bool open) override;
+
+ private:
+  friend class SoftVcpu;
+  /// The right to run; first come, first served.
+  class Turn {
+   public:
+    void acquire();
+    void release();
+    /// True if another CPU waits for its turn.
+    bool contended() const { return waiting_.load(std::memory_order_relaxed) != 0; }
+
+   private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::uint64_t next_ticket_ = 0;
+    std::uint64_t serving_ = 0;
+    std::atomic<unsigned> waiting_{0};
+  };
+
+  void code_written(mem::RamRegion& region, std::uint64_t offset, std::uint64_t length);
+
+  SoftAccelDeps deps_;
+  Turn turn_;
+  std::mutex vcpus_mutex_;
+  std::vector<SoftVcpu*> vcpus_;
+  std::vector<mem::RamRegion*> regions_;
+};
+
+}  // namespace husk::accel

@@ -1,0 +1,400 @@
+// husk: the software CPU's construction, run loop and pending events
+#include "cpu/interp/core.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "cpu/interp/block_cache.h"
+
+namespace husk::cpu::interp {
+
+Core::Core(CoreDeps deps) : model(deps.model), deps_(deps), blocks_(std::make_unique<BlockCache>()) {
+  flush_tlb_all();
+  reset(deps_.index == 0);
+}
+
+Core::~Core() = default;
+
+void Core::reset(bool bootstrap) {
+  attention_.store(0);
+  past_count_ = 0;
+  set_state(reset_state(model.signature()));
+  if (!bootstrap) s.activity = Activity::wait_for_sipi;
+}
+
+void Core::set_state(const CpuState& state) {
+  s = state;
+  pending_dr6_ = 0;
+  watch_hit_ = false;
+  interrupt_waiting_ = true;
+  update_mode();
+  flush_tlb_all();
+  leave_block_ = true;
+}
+
+std::vector<PastEvent> Core::past_events() const {
+  std::vector<PastEvent> events;
+  const std::size_t kept = std::min(past_count_, kPastEvents);
+  for (std::size_t i = past_count_ - kept; i < past_count_; ++i) events.push_back(past_[i % kPastEvents]);
+  return events;
+}
+
+// ---- what happens between blocks ----
+
+bool Core::careful() const {
+  return (s.rflags & kTF) || s.interrupt_shadow || (s.dr7 & 0xFF) || debug.any() || pending_dr6_ || watch_hit_ ||
+         skip_breakpoint_;
+}
+
+void Core::handle_attention() {
+  const std::uint32_t bits = attention_.exchange(0, std::memory_order_acq_rel);
+  if (bits & kAttentionTlb) flush_tlb_all();
+  if (bits & kAttentionInterrupt) interrupt_waiting_ = true;
+  if (bits & kAttentionNmi) s.nmi_pending = true;
+  if (bits & kAttentionInit) {
+    deps_.interrupts.cpu_init();
+    set_state(init_state(s, model.signature()));
+    // The boot processor begins at the reset vector, the others wait (SDM vol. 3, 9.4.3).
+    s.activity = (deps_.interrupts.apic_base() & 0x100) ? Activity::running : Activity::wait_for_sipi;
+  }
+  if ((bits & kAttentionSipi) && s.activity == Activity::wait_for_sipi) {
+    const unsigned vector = sipi_vector_.load(std::memory_order_relaxed);
+    s.seg[kCs].selector = static_cast<std::uint16_t>(vector << 8);
+    s.seg[kCs].base = static_cast<std::uint64_t>(vector) << 12;
+    s.rip = 0;
+    s.activity = Activity::running;
+    update_mode();
+  }
+  // SMM is not offered by any model: an SMI is dropped, as by a CPU with SMRAM disabled.
+}
+
+bool Core::take_pending() {
+  if (pending_dr6_ && !s.interrupt_shadow) {
+    const std::uint64_t cause = std::exchange(pending_dr6_, 0);
+    deliver({.kind = Event::Kind::trap, .vector = kDB, .dr6_bits = cause});
+    return true;
+  }
+  if (s.nmi_pending && !s.nmi_blocked && !s.interrupt_shadow) {
+    s.nmi_pending = false;
+    s.activity = Activity::running;
+    deliver({.kind = Event::Kind::nmi, .vector = kNMI});
+    s.nmi_blocked = true;
+    return true;
+  }
+  if (interrupt_waiting_ && (s.rflags & kIF) && !s.interrupt_shadow) {
+    if (!deps_.interrupts.pending()) {
+      interrupt_waiting_ = false;
+      return false;
+    }
+    const auto vector = deps_.interrupts.acknowledge();
+    if (!vector) return false;
+    s.activity = Activity::running;
+    const Event event{.kind = Event::Kind::external, .vector = *vector};
+    if (trace_mask & TraceSink::kInterrupts) trace->interrupt(*this, event);
+    deliver(event);
+    return true;
+  }
+  return false;
+}
+
+bool Core::runnable() {
+  if (attention_pending()) return true;
+  switch (s.activity) {
+    case Activity::running: return true;
+    case Activity::shutdown:
+    case Activity::wait_for_sipi: return false;
+    case Activity::halted:
+    case Activity::mwait:
+      if (s.nmi_pending && !s.nmi_blocked) return true;
+      // MWAIT may leave at any time; husk leaves it for an interrupt even with IF clear, as ECX bit 0 allows.
+      return deps_.interrupts.pending() && ((s.rflags & kIF) || s.activity == Activity::mwait);
+  }
+  return true;
+}
+
+RunExit Core::run(std::uint64_t max_instructions) {
+  const std::uint64_t end = instructions_ + max_instructions;
+  leave_block_ = true;
+  for (;;) {
+    if (leave_block_ || careful_ || attention_.load(std::memory_order_acquire)) [[unlikely]] {
+      leave_block_ = false;
+      const bool stop = attention_.load(std::memory_order_acquire) & kAttentionStop;
+      handle_attention();
+      if (stop) return RunExit::stop_requested;
+      if (blocks_->full()) blocks_->clear();
+      if (watch_hit_) {
+        watch_hit_ = false;
+        return RunExit::debug;
+      }
+      if (take_pending()) {
+        leave_block_ = true;
+        if (s.activity != Activity::shutdown) continue;
+      }
+      if (s.activity != Activity::running) {
+        if (s.activity == Activity::shutdown) return RunExit::shutdown;
+        if (!runnable()) return RunExit::halted;
+        if (deps_.interrupts.pending()) interrupt_waiting_ = true;
+        if (s.activity == Activity::mwait && !(s.rflags & kIF)) s.activity = Activity::running;
+        leave_block_ = true;
+        continue;
+      }
+      careful_ = careful();
+      if (careful_) {
+        RunExit exit;
+        if (run_carefully(exit)) return exit;
+        if (instructions_ >= end) return RunExit::quantum;
+        continue;
+      }
+    }
+    if (instructions_ >= end) return RunExit::quantum;
+    if (run_block() == Flow::fault) [[unlikely]] {
+      deliver(fault_);
+      leave_block_ = true;
+    }
+  }
+}
+
+bool Core::instruction_breakpoint(RunExit& exit) {
+  const std::uint64_t linear = (s.seg[kCs].base * !code64() + s.rip) & linear_mask_;
+  if (!std::exchange(skip_breakpoint_, false)) {
+    if (std::find(debug.breakpoints.begin(), debug.breakpoints.end(), linear) != debug.breakpoints.end()) {
+      debug_hit_address = linear;
+      skip_breakpoint_ = true;
+      exit = RunExit::debug;
+      return true;
+    }
+  }
+  if (!(s.dr7 & 0xFF) || (s.rflags & kRF)) return false;
+  std::uint64_t hits = 0;
+  for (unsigned i = 0; i < 4; ++i)
+    if (bits(s.dr7, i * 2, 2) && bits(s.dr7, 16 + i * 4, 2) == 0 && s.dr[i] == linear) hits |= std::uint64_t{1} << i;
+  if (hits) {
+    deliver({.kind = Event::Kind::fault, .vector = kDB, .dr6_bits = hits});
+    leave_block_ = true;
+  }
+  return false;
+}
+
+bool Core::run_carefully(RunExit& exit) {
+  const std::uint64_t rip_before = s.rip;
+  if (instruction_breakpoint(exit)) return true;
+  if (leave_block_) return false;  // a guest breakpoint was delivered
+  const bool trap_flag = s.rflags & kTF;
+  const bool shadow = s.interrupt_shadow;
+  s.interrupt_shadow = false;
+  const bool resume_flag = s.rflags & kRF;
+  const Flow flow = execute_uncached();
+  leave_block_ = true;
+  if (flow == Flow::fault) {
+    // The shadow is part of the state that a restarted instruction finds.
+    s.interrupt_shadow = false;
+    deliver(fault_);
+  } else {
+    // RF shields one instruction (an IRET that loads it, for the one after); a REP string keeps it until done.
+    if (resume_flag && flow != Flow::repeat && s.rip != rip_before) s.rflags &= ~std::uint64_t{kRF};
+    if (trap_flag && (s.rflags & kTF)) pending_dr6_ |= 1u << 14;
+  }
+  if (shadow && s.interrupt_shadow) s.interrupt_shadow = false;  // a second STI in a row gives no second shadow
+  if (debug.single_step) {
+    exit = RunExit::debug;
+    debug_hit_address = s.rip;
+    skip_breakpoint_ = !debug.breakpoints.empty();
+    return true;
+  }
+  return false;
+}
+
+// ---- fetching and executing ----
+
+void Core::update_block_key() {
+  // What select_handler() looks at; code of another mode is decoded anew.
+  std::uint32_t key = static_cast<std::uint32_t>(code_size_);
+  key |= static_cast<std::uint32_t>(cpl_ == 0) << 2;
+  key |= static_cast<std::uint32_t>(s.real_mode() || s.v86()) << 3;
+  key |= static_cast<std::uint32_t>((s.cr0 & kCr0Em) != 0) << 4;
+  key |= static_cast<std::uint32_t>((s.cr0 & kCr0Ts) != 0) << 5;
+  key |= static_cast<std::uint32_t>((s.cr0 & kCr0Mp) != 0) << 6;
+  key |= static_cast<std::uint32_t>((s.cr4 & kCr4Osfxsr) != 0) << 7;
+  key |= static_cast<std::uint32_t>((s.cr4 & kCr4Osxsave) && (s.xcr0 & 6) == 6) << 8;
+  block_key_ = key;
+}
+
+namespace {
+Flow handle_ud(Core& core, const Insn&) { return core.raise_ud(); }
+Flow handle_nm(Core& core, const Insn&) { return core.raise(kNM); }
+Flow handle_gp(Core& core, const Insn&) { return core.raise_gp(); }
+Flow handle_unbound(Core& core, const Insn& insn) {
+  core.deps().log.error("instruction {} ({}) has no handler; raising #UD", forms()[insn.form].mnemonic,
+                        sem_name(forms()[insn.form].sem));
+  return core.raise_ud();
+}
+Flow handle_traced(Core& core, const Insn& insn) {
+  core.trace->exec(core, insn);
+  const Handler handler = handler_table().find(forms()[insn.form].sem, insn.op_size);
+  return handler ? handler(core, insn) : handle_unbound(core, insn);
+}
+}  // namespace
+
+Handler Core::select_handler(const Insn& insn) const {
+  const Form& form = forms()[insn.form];
+  const std::uint32_t a = form.attributes;
+  if (!model.has(form.feature)) return handle_ud;
+  if ((a & kAttrNoReal) && (s.real_mode() || s.v86())) return handle_ud;
+  if ((a & kAttrCpl0) && cpl_ != 0) return handle_gp;
+  if (a & kAttrAvx) {
+    if (s.real_mode() || s.v86() || !(s.cr4 & kCr4Osxsave) || (s.xcr0 & 6) != 6) return handle_ud;
+    if (s.cr0 & kCr0Ts) return handle_nm;
+  } else if (a & kAttrSse) {
+    if ((s.cr0 & kCr0Em) || !(s.cr4 & kCr4Osfxsr)) return handle_ud;
+    if (s.cr0 & kCr0Ts) return handle_nm;
+  } else if (a & kAttrMmx) {
+    if (s.cr0 & kCr0Em) return handle_ud;
+    if (s.cr0 & kCr0Ts) return handle_nm;
+  } else if (a & kAttrFpu) {
+    // WAIT looks at MP as well (SDM vol. 2, FWAIT); it is the one x87 form without operands that is a single byte.
+    const bool wait = form.mnemonic == "FWAIT" || form.mnemonic == "WAIT";
+    if (wait ? (s.cr0 & (kCr0Mp | kCr0Ts)) == (kCr0Mp | kCr0Ts) : (s.cr0 & (kCr0Em | kCr0Ts)) != 0) return handle_nm;
+  }
+  if (trace_mask & TraceSink::kExec) return handle_traced;
+  const Handler handler = handler_table().find(form.sem, insn.op_size);
+  return handler ? handler : handle_unbound;
+}
+
+bool Core::fetch_page(std::uint64_t linear, const ExecEntry*& entry) {
+  ExecEntry& slot = exec_tlb_[cpl_ == 3][(linear >> 12) & (kTlbSize - 1)];
+  const std::uint64_t tag = (linear & ~std::uint64_t{0xFFF}) | pcid_;
+  if (slot.tag != tag) [[unlikely]] {
+    Translation t;
+    if (!translate(linear, AccessKind::execute, cpl_ == 3, t)) return false;
+    const mem::Target target = deps_.memory.find(align_down(t.gpa & a20_mask_, mem::kPageSize));
+    if (!target.ram || target.length < mem::kPageSize) {
+      entry = nullptr;
+      return true;
+    }
+    slot = {tag, target.ram, target.offset};
+  }
+  entry = &slot;
+  return true;
+}
+
+Flow Core::run_block() {
+  const bool flat = code64();
+  const std::uint64_t linear = flat ? s.rip : static_cast<std::uint32_t>(s.seg[kCs].base + s.rip);
+  const ExecEntry* entry;
+  if (!fetch_page(linear, entry)) return Flow::fault;
+  if (!entry) [[unlikely]] return execute_uncached();
+  const std::uint8_t* const code = entry->ram->data() + entry->offset + (linear & 0xFFF);
+  Block* block = blocks_->find(code, block_key_);
+  if (!block) [[unlikely]] {
+    std::array<Insn, BlockCache::kMaxInsns> insns;
+    unsigned count = 0, bytes = 0;
+    const auto room = static_cast<unsigned>(mem::kPageSize - (linear & 0xFFF));
+    // The flag goes up before the bytes are read, so that a write in between is noticed.
+    mem::RamRegion& ram = *entry->ram;
+    const std::uint64_t page_offset = entry->offset;
+    if (!blocks_->holds_page(ram.data() + page_offset)) {
+      ram.set_page_flags(page_offset, mem::RamRegion::kHasCode);
+      drop_write_access(ram.data() + page_offset);
+      if (code_page_marked_) code_page_marked_(ram.data() + page_offset);
+    }
+    while (count < BlockCache::kMaxInsns && bytes < room) {
+      Insn& insn = insns[count];
+      insn = Insn{};
+      const DecodeStatus status = decode({code + bytes, std::min(room - bytes, 15u)}, code_size_, insn);
+      if (status != DecodeStatus::ok) break;
+      insn.handler = select_handler(insn);
+      bytes += insn.length;
+      ++count;
+      if (forms()[insn.form].attributes & kAttrEndsBlock) break;
+    }
+    // Invalid, or across the page's end: alone, with exact fetch faults.
+    if (count == 0) return execute_uncached();
+    block = blocks_->add(ram, code, block_key_, bytes, insns.data(), count);
+  }
+  if (!flat && s.rip + block->bytes - 1 > s.seg[kCs].limit) [[unlikely]] return execute_uncached();
+
+  const Insn* insn = block->insns;
+  const Insn* const last = insn + block->count;
+  Flow flow = Flow::next;
+  do {
+    flow = insn->handler(*this, *insn);
+    if (flow == Flow::next) [[likely]] {
+      s.rip += insn->length;
+      ++insn;
+    } else {
+      break;
+    }
+  } while (insn != last && !leave_block_);
+  instructions_ += static_cast<std::uint64_t>(insn - block->insns) + (flow != Flow::next);
+  if (!flat) s.rip &= 0xFFFFFFFF;
+  return flow;
+}
+
+bool Core::fetch_bytes(std::uint64_t linear, std::uint8_t* bytes, unsigned count, unsigned& got) {
+  for (got = 0; got < count;) {
+    const std::uint64_t at = (linear + got) & linear_mask_;
+    const auto piece = std::min<unsigned>(count - got, static_cast<unsigned>(mem::kPageSize - (at & 0xFFF)));
+    const ExecEntry* entry;
+    if (!fetch_page(at, entry)) return false;
+    if (entry) {
+      std::memcpy(bytes + got, entry->ram->data() + entry->offset + (at & 0xFFF), piece);
+    } else {
+      Translation t;
+      if (!translate(at, AccessKind::execute, cpl_ == 3, t)) return false;
+      for (unsigned i = 0; i < piece; ++i)
+        bytes[got + i] = static_cast<std::uint8_t>(deps_.memory.read(mem::Requester::cpu(deps_.index), (t.gpa + i) & a20_mask_, 1));
+    }
+    got += piece;
+  }
+  return true;
+}
+
+Flow Core::execute_uncached() {
+  const std::uint64_t linear = code64() ? s.rip : static_cast<std::uint32_t>(s.seg[kCs].base + s.rip);
+  ++instructions_;
+  std::uint8_t bytes[15];
+  // Fetch up to the page's end first; the next page is touched only if the instruction reaches into it.
+  unsigned wanted = std::min<unsigned>(15, static_cast<unsigned>(mem::kPageSize - (linear & 0xFFF)));
+  const std::uint64_t limit = code64() ? ~std::uint64_t{0} : s.seg[kCs].limit;
+  if (s.rip > limit) return raise_gp();
+  Insn insn{};
+  for (;;) {
+    unsigned got = 0;
+    if (!fetch_bytes(linear, bytes, wanted, got)) return Flow::fault;
+    insn = Insn{};
+    switch (decode({bytes, wanted}, code_size_, insn)) {
+      case DecodeStatus::ok: break;
+      case DecodeStatus::invalid: return raise_ud();
+      case DecodeStatus::too_long: return raise_gp();
+      case DecodeStatus::truncated:
+        if (wanted == 15) return raise_gp();
+        wanted = 15;
+        continue;
+    }
+    break;
+  }
+  if (s.rip + insn.length - 1 > limit) return raise_gp();
+  insn.handler = select_handler(insn);
+  const Flow flow = insn.handler(*this, insn);
+  if (flow == Flow::next) s.rip += insn.length;
+  if (!code64()) s.rip &= 0xFFFFFFFF;
+  return flow;
+}
+
+const HandlerTable& handler_table() {
+  static const HandlerTable table = [] {
+    HandlerTable made;
+    bind_integer(made);
+    bind_string(made);
+    bind_control(made);
+    bind_system(made);
+    bind_x87(made);
+    bind_mmx_sse(made);
+    bind_avx(made);
+    bind_crypto(made);
+    return made;
+  }();
+  return table;
+}
+
+}  // namespace husk::cpu::interp

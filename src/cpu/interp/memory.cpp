@@ -1,0 +1,254 @@
+// husk: the software CPU's memory accesses that the in-line TLB does not answer
+#include <algorithm>
+
+#include "cpu/interp/block_cache.h"
+#include "cpu/interp/core.h"
+
+namespace husk::cpu::interp {
+
+bool Core::segment_access(unsigned seg, std::uint64_t ea, unsigned size, AccessKind kind, std::uint64_t& linear) {
+  const std::uint8_t vector = seg == kSs ? kSS_ : kGP;
+  if (code64()) {
+    linear = ea + (seg >= kFs ? s.seg[seg].base : 0);
+    if (!canonical(linear) || !canonical(linear + size - 1)) {
+      (void)raise(vector, 0);
+      return false;
+    }
+  } else {
+    const Segment& segment = s.seg[seg];
+    const bool checked = s.protected_mode() && !s.v86();
+    const bool usable = !checked || segment.present();
+    const bool allowed =
+        !checked || (kind == AccessKind::write ? segment.writable_data() : segment.readable());
+    const std::uint64_t last = ea + size - 1;
+    bool inside;
+    if (checked && segment.expand_down()) {
+      const std::uint64_t top = segment.big() ? 0xFFFFFFFF : 0xFFFF;
+      inside = ea > segment.limit && last <= top;
+    } else {
+      // An operand that wraps at 4 GiB inside a flat segment is let through, as the SDM (vol. 3, 5.3) permits.
+      inside = last <= segment.limit || (segment.limit == 0xFFFFFFFF && ea <= 0xFFFFFFFF);
+    }
+    if (!usable || !allowed || !inside) {
+      (void)raise(vector, 0);
+      return false;
+    }
+    linear = static_cast<std::uint32_t>(segment.base + ea);
+  }
+  if (cpl_ == 3 && (s.cr0 & kCr0Am) && (s.rflags & kAC) && size > 1 && size <= 8 && linear % size) {
+    (void)raise(kACheck, 0);
+    return false;
+  }
+  return true;
+}
+
+bool Core::aligned_or_fault(unsigned seg, std::uint64_t ea, std::size_t size) {
+  const std::uint64_t base = code64() ? (seg >= kFs ? s.seg[seg].base : 0) : s.seg[seg].base;
+  if ((base + ea) % size == 0) return true;
+  (void)raise_gp();
+  return false;
+}
+
+void Core::fill_tlb(std::uint64_t linear, const Translation& t, AccessKind, bool user) {
+  const std::uint64_t gpa_page = align_down(t.gpa & a20_mask_, mem::kPageSize);
+  const mem::Target target = deps_.memory.find(gpa_page);
+  if (!target.ram || target.length < mem::kPageSize) return;
+  const std::uint64_t page = align_down(linear, mem::kPageSize);
+  const std::uint64_t tag = page | pcid_;
+  TlbEntry& entry = tlb_[mmu_index_for(user)][(linear >> 12) & (kTlbSize - 1)];
+  const bool direct_write = t.writable && target.writable && target.ram->page_flags(target.offset) == 0;
+  entry = {tag, direct_write ? tag : kInvalidTag, reinterpret_cast<std::uintptr_t>(target.ram->data() + target.offset) - page};
+}
+
+bool Core::translate_cached(std::uint64_t linear, AccessKind kind, bool user, std::uint64_t& gpa) {
+  Translation t;
+  if (!translate(linear, kind, user, t)) return false;
+  fill_tlb(linear, t, kind, user);
+  gpa = t.gpa;
+  return true;
+}
+
+bool Core::physical_access(std::uint64_t gpa, std::uint8_t* data, unsigned size, AccessKind kind) {
+  gpa &= a20_mask_;
+  const mem::Target target = deps_.memory.find(gpa);
+  if (target.ram && target.length >= size) {
+    std::uint8_t* const host = target.ram->data() + target.offset;
+    if (kind != AccessKind::write) {
+      std::memcpy(data, host, size);
+    } else if (target.writable) {
+      std::memcpy(host, data, size);
+      target.ram->note_write(target.offset, size);
+    }
+    return true;
+  }
+  const auto who = mem::Requester::cpu(deps_.index);
+  for (unsigned done = 0; done < size;) {
+    const unsigned piece = std::bit_floor(std::min(size - done, 8u));
+    const bool write = kind == AccessKind::write;
+    std::uint64_t value = 0;
+    if (write) {
+      for (unsigned i = 0; i < piece; ++i) value |= std::uint64_t{data[done + i]} << (i * 8);
+      deps_.memory.write(who, gpa + done, value, piece);
+    } else {
+      value = deps_.memory.read(who, gpa + done, piece);
+      for (unsigned i = 0; i < piece; ++i) data[done + i] = static_cast<std::uint8_t>(value >> (i * 8));
+    }
+    if (trace_mask & TraceSink::kMmio) trace->mmio(*this, write, gpa + done, piece, value);
+    done += piece;
+  }
+  return true;
+}
+
+bool Core::access_linear(std::uint64_t linear, std::uint8_t* data, unsigned size, AccessKind kind, bool user) {
+  // Not linear_mask_: descriptor tables may lie above 4 GiB while compatibility-mode code runs.
+  const std::uint64_t mask = s.long_mode_active() ? ~std::uint64_t{0} : 0xFFFFFFFF;
+  linear &= mask;
+  const auto in_page = static_cast<unsigned>(mem::kPageSize - (linear & 0xFFF));
+  std::uint64_t gpa = 0;
+  if (size <= in_page) {
+    const TlbEntry& entry = tlb_[mmu_index_for(user)][(linear >> 12) & (kTlbSize - 1)];
+    const std::uint64_t tag = (linear & ~std::uint64_t{0xFFF}) | pcid_;
+    if (kind != AccessKind::write && entry.read_tag == tag) {
+      std::memcpy(data, reinterpret_cast<const void*>(entry.addend + linear), size);
+      return true;
+    }
+    if (kind == AccessKind::write && entry.write_tag == tag) {
+      std::memcpy(reinterpret_cast<void*>(entry.addend + linear), data, size);
+      return true;
+    }
+  }
+  if (size <= in_page) return translate_cached(linear, kind, user, gpa) && physical_access(gpa, data, size, kind);
+  // Both pages must be accessible before either is touched.
+  std::uint64_t second = 0;
+  if (!translate_cached(linear, kind, user, gpa) ||
+      !translate_cached((linear + in_page) & mask, kind, user, second))
+    return false;
+  return physical_access(gpa, data, in_page, kind) && physical_access(second, data + in_page, size - in_page, kind);
+}
+
+void Core::check_watch(std::uint64_t linear, unsigned size, AccessKind kind) {
+  const bool write = kind == AccessKind::write;
+  for (unsigned i = 0; i < 4; ++i) {
+    if (!bits(s.dr7, i * 2, 2)) continue;
+    const auto type = bits(s.dr7, 16 + i * 4, 2);
+    if (type != 3 && !(type == 1 && write)) continue;
+    // LEN encodes 1, 2, 8, 4 bytes; the address is aligned to it (SDM vol. 3, 18.2.4-5).
+    static constexpr std::uint64_t kLengths[] = {1, 2, 8, 4};
+    const std::uint64_t length = kLengths[bits(s.dr7, 18 + i * 4, 2)];
+    const std::uint64_t start = align_down(s.dr[i], length);
+    if (linear < start + length && start < linear + size) {
+      pending_dr6_ |= std::uint64_t{1} << i;
+      leave_block_ = true;
+    }
+  }
+  for (const auto& watch : debug.watchpoints)
+    if ((write ? watch.write : watch.read) && linear < watch.address + watch.length && watch.address < linear + size) {
+      watch_hit_ = true;
+      debug_hit_address = watch.address;
+      leave_block_ = true;
+    }
+}
+
+bool Core::load_slow(unsigned seg, std::uint64_t ea, std::uint8_t* data, unsigned size) {
+  std::uint64_t linear;
+  if (!segment_access(seg, ea, size, AccessKind::read, linear) ||
+      !access_linear(linear, data, size, AccessKind::read, cpl_ == 3))
+    return false;
+  if (watch_active_) [[unlikely]] check_watch(linear, size, AccessKind::read);
+  return true;
+}
+
+bool Core::store_slow(unsigned seg, std::uint64_t ea, const std::uint8_t* data, unsigned size) {
+  std::uint64_t linear;
+  std::uint8_t copy[64];
+  std::memcpy(copy, data, size);
+  if (!segment_access(seg, ea, size, AccessKind::write, linear) ||
+      !access_linear(linear, copy, size, AccessKind::write, cpl_ == 3))
+    return false;
+  if (watch_active_) [[unlikely]] check_watch(linear, size, AccessKind::write);
+  return true;
+}
+
+bool Core::probe(unsigned seg, std::uint64_t ea, unsigned size, AccessKind kind) {
+  std::uint64_t linear, gpa;
+  if (!segment_access(seg, ea, size, kind, linear)) return false;
+  if (!translate_cached(linear, kind, cpl_ == 3, gpa)) return false;
+  const std::uint64_t last = (linear + size - 1) & linear_mask_;
+  return (last >> 12) == (linear >> 12) || translate_cached(align_down(last, mem::kPageSize), kind, cpl_ == 3, gpa);
+}
+
+bool Core::modify_slow(unsigned seg, std::uint64_t ea, unsigned size, bool locked,
+                       const std::function<std::uint64_t(std::uint64_t)>& change) {
+  // Under the interpreter all CPUs of a machine run in turn on one thread, so that a split or MMIO access that is
+  // locked needs no more than an unlocked one.
+  (void)locked;
+  if (!probe(seg, ea, size, AccessKind::write)) return false;
+  std::uint8_t raw[8] = {};
+  std::uint64_t linear;
+  if (!segment_access(seg, ea, size, AccessKind::write, linear) ||
+      !access_linear(linear, raw, size, AccessKind::read, cpl_ == 3))
+    return false;
+  const std::uint64_t value = change(load_le<std::uint64_t>(raw));
+  store_le<std::uint64_t>(raw, value);
+  if (!access_linear(linear, raw, size, AccessKind::write, cpl_ == 3)) return false;
+  if (watch_active_) [[unlikely]] {
+    check_watch(linear, size, AccessKind::read);
+    check_watch(linear, size, AccessKind::write);
+  }
+  return true;
+}
+
+bool Core::modify128(unsigned seg, std::uint64_t ea, bool,
+                     const std::function<std::array<std::uint64_t, 2>(std::array<std::uint64_t, 2>)>& change) {
+  std::uint64_t linear;
+  std::uint8_t raw[16];
+  if (!probe(seg, ea, 16, AccessKind::write) || !segment_access(seg, ea, 16, AccessKind::write, linear) ||
+      !access_linear(linear, raw, 16, AccessKind::read, cpl_ == 3))
+    return false;
+  const auto value = change({load_le<std::uint64_t>(raw), load_le<std::uint64_t>(raw + 8)});
+  store_le<std::uint64_t>(raw, value[0]);
+  store_le<std::uint64_t>(raw + 8, value[1]);
+  if (!access_linear(linear, raw, 16, AccessKind::write, cpl_ == 3)) return false;
+  if (watch_active_) [[unlikely]] check_watch(linear, 16, AccessKind::write);
+  return true;
+}
+
+std::uint8_t* Core::host_pointer(unsigned seg, std::uint64_t ea, unsigned size, AccessKind kind) {
+  const std::uint64_t la = (ea + fast_[seg].base) & linear_mask_;
+  const TlbEntry& entry = tlb_entry(la);
+  const bool write = kind == AccessKind::write;
+  const std::uint64_t end = write ? fast_[seg].write_end : fast_[seg].read_end;
+  if (ea + (size - 1) >= end || (write ? entry.write_tag : entry.read_tag) != tag_of(la, size)) return nullptr;
+  return reinterpret_cast<std::uint8_t*>(entry.addend + la);
+}
+
+std::uint64_t Core::io_read(std::uint16_t port, unsigned size) {
+  const std::uint64_t value = deps_.io.read(mem::Requester::cpu(deps_.index), port, size);
+  if (trace_mask & TraceSink::kIo) [[unlikely]] trace->io(*this, false, port, size, value);
+  return value;
+}
+
+void Core::io_write(std::uint16_t port, unsigned size, std::uint64_t value) {
+  if (trace_mask & TraceSink::kIo) [[unlikely]] trace->io(*this, true, port, size, value);
+  deps_.io.write(mem::Requester::cpu(deps_.index), port, value, size);
+}
+
+bool Core::code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) {
+  leave_block_ = true;
+  return blocks_->written(ram, offset, length);
+}
+
+void Core::drop_write_access() {
+  for (auto& table : tlb_)
+    for (TlbEntry& entry : table) entry.write_tag = kInvalidTag;
+}
+
+void Core::drop_write_access(const std::uint8_t* host_page) {
+  for (auto& table : tlb_)
+    for (TlbEntry& entry : table)
+      if (entry.write_tag != kInvalidTag &&
+          entry.addend + (entry.write_tag & ~std::uint64_t{0xFFF}) == reinterpret_cast<std::uintptr_t>(host_page))
+        entry.write_tag = kInvalidTag;
+}
+
+}  // namespace husk::cpu::interp

@@ -276,7 +276,7 @@ class Form:
         elif "nosize" in self.attributes:
             base = "four"
         elif not sized:
-            base = "v"
+            base = "four" if self.vex else "v"
         elif sized[0]["size"] == "b":
             base = "byte"
         elif sizes & {"v", "a", "p", "s", "fpu_env", "fpu_state"}:
@@ -287,7 +287,9 @@ class Form:
             base = "z"
         else:
             base = "four"
-        if base == "v" and self.cells["pp"] == {1} and not self.vex:
+        if base in ("v", "z") and self.vex:
+            raise TableError("VEX has no 16-bit operand size: use y, d or q")
+        if base == "v" and self.cells["pp"] == {1}:
             raise TableError("size v with mandatory 66: use y or nosize")
         for attribute in ("d64", "f64"):
             if attribute in self.attributes:

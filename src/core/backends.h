@@ -20,6 +20,7 @@ class CharBackend {
     std::function<void(std::span<const std::uint8_t>)> received;  ///< at most the credit given
     std::function<void()> writable;
     std::function<void(bool connected)> connection;  ///< carrier: a peer came or went
+    std::function<void()> break_received = {};       ///< a break condition sent by the host side
   };
   virtual void set_callbacks(Callbacks callbacks) = 0;
   /// How many more bytes the device can take now; the backend delivers no more than this until told again.

@@ -71,7 +71,7 @@ class Decoder {
                                                : (kDecodeForms[entry - 1].flags & kCodingModrm) != 0;
     if (has_modrm) {
       if (pos_ >= limit_) return overrun();
-      modrm_ = bytes_[pos_++];
+      modrm_ = insn_.modrm = bytes_[pos_++];
     }
     while (entry & kTreeNode) {
       const std::uint16_t* node = &kDecodeTree[entry & ~kTreeNode];

@@ -51,6 +51,7 @@ struct Insn {
   bool memory = false;             ///< the ModRM (or moffs) operand is memory
   bool lock = false;
   bool rex_w = false;  ///< REX.W or VEX.W
+  std::uint8_t modrm = 0;  ///< as read, 0 without one; the x87 records it in FOP
 };
 
 /// Operand kinds, after the letters of SDM vol. 2 appendix A.2 (see README.md of this folder).

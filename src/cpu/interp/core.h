@@ -92,6 +92,9 @@ struct CoreDeps {
   const core::Clock& clock;
   Log& log;
   std::uint64_t tsc_hz = 1'000'000'000;
+  /// FERR#, pulled when an x87 exception is pending and CR0.NE is 0 (IRQ 13 of a PC); answers whether IGNNE# lets the CPU
+  /// go on. Without one the CPU goes on.
+  std::function<bool()> floating_point_error{};
 };
 
 /// Why run() came back.
@@ -379,6 +382,9 @@ class Core final : public core::CpuPins {
     s.rip = target;
     return true;
   }
+  /// True if the line that MONITOR armed holds something else now, or none is armed: MWAIT does not wait. Whoever waits
+  /// for a CPU in Activity::mwait must ask again now and then (runnable() does): a store by another CPU wakes it.
+  bool monitored_line_written();
   /// Ends the running block after the current instruction (mode changed, code written, interrupts enabled...).
   void end_block() { leave_block_ = true; }
   /// For STI, MOV SS, POP SS: no interrupts until after the next instruction.
@@ -519,6 +525,11 @@ class Core final : public core::CpuPins {
   std::uint64_t walk_ram_gpa_ = 0, walk_ram_length_ = 0;
   mem::RamRegion* walk_region_ = nullptr;
   std::uint64_t walk_region_offset_ = 0;
+  struct Monitor {
+    bool armed = false;
+    std::uint64_t gpa = 0;
+    std::array<std::uint64_t, 8> line{};
+  } monitor_;
   bool implicit_access_ = false;  ///< the access is to a system structure: SMAP holds whatever RFLAGS.AC says
   std::array<std::array<TlbEntry, kTlbSize>, kMmuCount> tlb_{};
   std::array<std::array<ExecEntry, kTlbSize>, 2> exec_tlb_{};  ///< [user]

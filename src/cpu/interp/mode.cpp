@@ -9,6 +9,28 @@ void Core::update_mmu_index() {
   else mmu_index_ = (s.cr4 & kCr4Smap) && (s.rflags & kAC) ? kMmuSupervisorAc : kMmuSupervisor;
 }
 
+void SystemOps::refresh_segment(Core& core, unsigned seg) {
+  const CpuState& s = core.s;
+  const Segment& segment = s.seg[seg];
+  Core::FastSegment& fast = core.fast_[seg];
+  // Alignment checks and watchpoints look at every access.
+  const bool always_look = core.watch_active_ || (core.cpl_ == 3 && (s.cr0 & kCr0Am) && (s.rflags & kAC));
+  if (core.code64()) {
+    fast.base = seg >= kFs ? segment.base : 0;
+    fast.read_end = fast.write_end = always_look ? 0 : ~std::uint64_t{0};
+    return;
+  }
+  fast.base = segment.base;
+  const std::uint64_t end = always_look ? 0 : std::uint64_t{segment.limit} + 1;
+  if (!s.protected_mode() || s.v86()) {
+    fast.read_end = fast.write_end = end;
+  } else {
+    const bool usable = segment.present() && !segment.expand_down();
+    fast.read_end = usable && segment.readable() ? end : 0;
+    fast.write_end = usable && segment.writable_data() ? end : 0;
+  }
+}
+
 void Core::update_mode() {
   cpl_ = s.cpl();
   const bool flat = s.code64();
@@ -18,27 +40,7 @@ void Core::update_mode() {
   linear_mask_ = flat ? ~std::uint64_t{0} : 0xFFFFFFFF;
   update_mmu_index();
 
-  // Alignment checks and watchpoints look at every access.
-  const bool always_look = watch_active_ || (cpl_ == 3 && (s.cr0 & kCr0Am) && (s.rflags & kAC));
-  const bool checked = s.protected_mode() && !s.v86();
-  for (unsigned i = 0; i < 6; ++i) {
-    const Segment& segment = s.seg[i];
-    FastSegment& fast = fast_[i];
-    if (flat) {
-      fast.base = i >= kFs ? segment.base : 0;
-      fast.read_end = fast.write_end = always_look ? 0 : ~std::uint64_t{0};
-      continue;
-    }
-    fast.base = segment.base;
-    const std::uint64_t end = always_look ? 0 : std::uint64_t{segment.limit} + 1;
-    if (!checked) {
-      fast.read_end = fast.write_end = end;
-    } else {
-      const bool usable = segment.present() && !segment.expand_down();
-      fast.read_end = usable && segment.readable() ? end : 0;
-      fast.write_end = usable && segment.writable_data() ? end : 0;
-    }
-  }
+  for (unsigned i = 0; i < 6; ++i) SystemOps::refresh_segment(*this, i);
   update_block_key();
   leave_block_ = true;
 }

@@ -94,9 +94,13 @@ void SystemOps::load_null(Core& core, unsigned seg, std::uint16_t selector) {
 }
 
 bool Core::load_segment(unsigned seg, std::uint16_t selector) {
+  const auto after_load = [this, seg] {
+    if (seg == kSs) update_mode();  // the stack's width
+    else SystemOps::refresh_segment(*this, seg);
+  };
   if (s.real_mode() || s.v86()) {
     s.seg[seg] = SystemOps::real_segment(*this, seg, selector);
-    update_mode();
+    after_load();
     return true;
   }
   const unsigned rpl = selector & 3;
@@ -106,7 +110,7 @@ bool Core::load_segment(unsigned seg, std::uint16_t selector) {
       return false;
     }
     SystemOps::load_null(*this, seg, selector);
-    update_mode();
+    after_load();
     return true;
   }
   Descriptor d;
@@ -129,7 +133,7 @@ bool Core::load_segment(unsigned seg, std::uint16_t selector) {
   }
   if (!SystemOps::set_accessed(*this, d)) return false;
   s.seg[seg] = d.segment(selector);
-  update_mode();
+  after_load();
   return true;
 }
 

@@ -149,8 +149,16 @@ struct SystemOps {
   static void invalidate_large(Core& core, std::uint64_t linear, unsigned shift);
 
   // access to the private parts for handlers
-  static void set_watch(Core& core, bool on) { core.watch_active_ = on; }
-  static std::uint64_t pending_dr6(const Core& core) { return core.pending_dr6_; }
+  static void set_base(Core& core, unsigned seg, std::uint64_t base) {
+    core.s.seg[seg].base = base;
+    core.fast_[seg].base = base;
+  }
+  static void refresh_segment(Core& core, unsigned seg);
+  static void set_pkru(Core& core, std::uint32_t value);
+  static void check_io_watch(Core& core, std::uint16_t port, unsigned size);
+  /// MONITOR: remembers the line, so that MWAIT sees whether it has changed. False: fault recorded.
+  [[nodiscard]] static bool watch_line(Core& core, std::uint64_t linear);
+  static bool line_written(Core& core);
 };
 
 }  // namespace husk::cpu::interp

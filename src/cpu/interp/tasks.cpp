@@ -145,7 +145,7 @@ Flow SystemOps::task_switch(Core& core, std::uint16_t selector, TaskSource sourc
   Descriptor d;
   if (!read_descriptor(core, selector, vector, external, d)) return Flow::fault;
   const bool wide = d.type() & 8;
-  const unsigned wanted = (wide ? kTss32Available : kTss16Available) | (source == TaskSource::iret ? 2u : 0u);
+  const unsigned wanted = (wide ? 9u : 1u) | (source == TaskSource::iret ? 2u : 0u);  // available, or busy for IRET
   if (d.code_or_data() || d.type() != wanted) return core.raise(vector, selector_code);
   if (!d.present()) return core.raise(kNP, selector_code);
   if (d.limit() < (wide ? kTss32Size - 1 : kTss16Size - 1)) return core.raise(kTS, selector_code);

@@ -196,9 +196,9 @@ TEST_F(PitTest, LatchHoldsUntilReadAndSecondLatchIsIgnored) {
   to_tick(201);
   m.out8(0x43, 0x00);
   const unsigned low = m.in8(0x40);
-  EXPECT_EQ(low | m.in8(0x40) << 8, 900u);
+  EXPECT_EQ(low | static_cast<unsigned>(m.in8(0x40)) << 8, 900u);
   const unsigned live = m.in8(0x40);
-  EXPECT_EQ(live | m.in8(0x40) << 8, 800u);
+  EXPECT_EQ(live | static_cast<unsigned>(m.in8(0x40)) << 8, 800u);
 }
 
 TEST_F(PitTest, ReadBackLatchesStatusFirstThenCountOfSeveralCounters) {
@@ -209,7 +209,7 @@ TEST_F(PitTest, ReadBackLatchesStatusFirstThenCountOfSeveralCounters) {
   m.out8(0x43, 0xC0 | 0x02 | 0x08);
   EXPECT_EQ(m.in8(0x40), 0xB4);
   const unsigned low = m.in8(0x40);
-  EXPECT_EQ(low | m.in8(0x40) << 8, 990u);
+  EXPECT_EQ(low | static_cast<unsigned>(m.in8(0x40)) << 8, 990u);
   EXPECT_EQ(m.in8(0x42), 0x96);
   EXPECT_EQ(m.in8(0x42), 100) << "gate is low: not counting";
 }

@@ -197,10 +197,21 @@ void Rtc::catch_up() {
   state_.seconds_seen = now;
 }
 
+/// What IRQF tells, less a wire that the HPET has taken.
+bool Rtc::requesting() const { return (state_.reg_b & state_.reg_c & kInterrupts) && !state_.output_disabled; }
+
+void Rtc::set_output_disabled(bool disabled) {
+  const mem::DomainGuard guard(deps_.domain);
+  if (disabled == state_.output_disabled) return;
+  state_.output_disabled = disabled;
+  catch_up();
+  update();
+}
+
 /// Drives the line and arms the timer for the next flag that would raise it.
 void Rtc::update() {
   const bool requested = state_.reg_b & state_.reg_c & kInterrupts;
-  deps_.interrupt.set(requested);
+  deps_.interrupt.set(requesting());
   std::optional<core::VmTime> next;
   const auto sooner = [&](core::VmTime when) { next = next ? std::min(*next, when) : when; };
   // A flag that is up already holds the line; the timer is armed again once it has been read.
@@ -376,7 +387,7 @@ Status Rtc::validate(const RtcState& incoming) const {
 }
 
 void Rtc::after_load() {
-  deps_.interrupt.restore_level(state_.reg_b & state_.reg_c & kInterrupts);
+  deps_.interrupt.restore_level(requesting());
   if (deps_.nmi_mask) deps_.nmi_mask(state_.nmi_masked);
   update();
 }

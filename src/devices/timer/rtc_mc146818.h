@@ -27,6 +27,7 @@ struct RtcState {
   std::uint32_t offset_nanoseconds = 0;  ///< the sum of both
   std::int64_t seconds_seen = 0;         ///< the second (since 1970, clock's time) up to which UF and AF are known
   std::uint64_t periods_seen = 0;        ///< 32768 Hz ticks of VM time up to which PF is known
+  bool output_disabled = false;          ///< HPET legacy replacement has taken IRQ8
   static constexpr auto state() {
     using state::field;
     return std::tuple{field(1, "ram", &RtcState::ram),
@@ -39,7 +40,8 @@ struct RtcState {
                       field(8, "offset_seconds", &RtcState::offset_seconds),
                       field(9, "offset_nanoseconds", &RtcState::offset_nanoseconds).max(999'999'999),
                       field(10, "seconds_seen", &RtcState::seconds_seen),
-                      field(11, "periods_seen", &RtcState::periods_seen)};
+                      field(11, "periods_seen", &RtcState::periods_seen),
+                      field(12, "output_disabled", &RtcState::output_disabled)};
   }
 };
 
@@ -70,6 +72,8 @@ class Rtc : public core::StatefulDevice<RtcState> {
   void set_memory_size(std::uint64_t below_4g, std::uint64_t above_4g);
   /// The PC/AT checksum of 10h..2Dh into 2Eh/2Fh; call it after the last set_cmos.
   void update_checksum();
+  /// The HPET in legacy replacement mode owns IRQ8 (IA-PC HPET 1.0a, 2.3.5); the flags are set all the same.
+  void set_output_disabled(bool disabled);
   bool nmi_masked() const { return state_.nmi_masked; }
 
  protected:
@@ -110,6 +114,7 @@ class Rtc : public core::StatefulDevice<RtcState> {
   unsigned period() const;
   std::uint64_t oscillator() const;
   void catch_up();
+  bool requesting() const;
   void update();
 
   Deps deps_;

@@ -250,6 +250,16 @@ TEST_F(RtcTest, ResetKeepsTimeAndRamAndClearsEnables) {
   EXPECT_EQ(m.clock.next_deadline(), std::nullopt);
 }
 
+TEST_F(RtcTest, DisabledOutputKeepsTheLineDownButSetsFlags) {
+  rtc.set_output_disabled(true);
+  set(0x0B, 0x12);
+  m.clock.advance(2 * kSecond);
+  EXPECT_FALSE(m.lines.level(8));
+  rtc.set_output_disabled(false);
+  EXPECT_TRUE(m.lines.level(8));
+  EXPECT_EQ(get(0x0C) & 0x90, 0x90);
+}
+
 TEST_F(RtcTest, NoInterruptsEnabledMeansNoTimer) { EXPECT_EQ(m.clock.next_deadline(), std::nullopt); }
 
 TEST(RtcState, PassesTheStateChecks) {

@@ -51,7 +51,9 @@ struct LoadedGuest {
   std::string kind;     ///< "Linux bzImage (64-bit, xz payload)"
   std::string version;  ///< the kernel's own version line; may be empty
   std::vector<LoadedPart> parts;
-  SymbolTable symbols;  ///< empty if the image is stripped
+  SymbolTable symbols;  ///< at link addresses; empty if there are none
+  /// Link address minus physical address: what to add to an early physical RIP before looking it up.
+  std::uint64_t symbol_offset = 0;
 };
 
 /// Low memory that the Linux and PVH loaders use for tables; all of it below 640 KiB and, to Linux, ordinary RAM that

@@ -246,6 +246,7 @@ Result<PlacedVmlinux> place_vmlinux(Boot& boot, Bytes file) {
   const auto loaded = HUSK_TRY(elf.load(boot.memory, boot.map, {}));
   for (const GpaRange& range : loaded) boot.guest.parts.push_back({"kernel", range});
   boot.taken.push_back({base, end - base});
+  boot.guest.symbol_offset = elf.segments().front().vaddr - elf.segments().front().paddr;
   boot.guest.symbols = elf.symbols();
   if (boot.guest.symbols.empty()) boot.guest.symbols = find_kallsyms(payload.vmlinux);
   boot.guest.kind = fmt::format("Linux bzImage ({}-bit, {} payload)", elf.is_64() ? 64 : 32,

@@ -34,7 +34,7 @@ bool has_at(Bytes file, std::size_t offset, std::string_view magic) {
 bool looks_like_text(Bytes file) {
   const Bytes start = file.first(std::min<std::size_t>(file.size(), 512));
   return std::ranges::all_of(
-      start, [](std::uint8_t c) { return (c >= 0x20 && c != 0x7F) || c == '\n' || c == '\t' || c == '\r'; });
+      start, [](std::uint8_t c) { return (c >= 0x20 && c < 0x7F) || c == '\n' || c == '\t' || c == '\r'; });
 }
 
 /// Names what is not bootable, by well-known magics.
@@ -176,6 +176,8 @@ bool version_less(std::string_view a, std::string_view b) {
     a.remove_prefix(1);
     b.remove_prefix(1);
   }
+  if (!a.empty() && a[0] == '~') return true;
+  if (!b.empty() && b[0] == '~') return false;
   return a.size() < b.size();
 }
 

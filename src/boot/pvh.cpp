@@ -58,6 +58,7 @@ Result<LoadedGuest> load_pvh(mem::GuestMemory& memory, std::span<const std::uint
   if (!std::ranges::any_of(taken, [&](const GpaRange& r) { return entry >= r.base && entry < r.end(); }))
     return fail("the kernel's PVH entry point {:#x} lies outside of the kernel", entry);
   for (const GpaRange& range : taken) guest.parts.push_back({"kernel", range});
+  guest.symbol_offset = elf.segments().front().vaddr - elf.segments().front().paddr;
   guest.symbols = elf.symbols();
   if (guest.symbols.empty()) guest.symbols = find_kallsyms(file);
   taken.push_back(kBootDataRange);

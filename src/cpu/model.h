@@ -28,6 +28,7 @@ struct CpuModel {
   std::string brand;        ///< up to 47 characters
   unsigned family = 6, model = 0, stepping = 0;  ///< display family and model
   unsigned physical_bits = 40, linear_bits = 48;
+  std::uint32_t basic_leaves = 0xD, extended_leaves = 0x80000008;  ///< highest CPUID leaf of each range
   FeatureSet features;
   CpuTopology topology;
   std::uint64_t tsc_hz = 1'000'000'000;
@@ -40,8 +41,14 @@ struct CpuModel {
 /// A model by name, or an error that lists near names. "max" is everything the software CPU does.
 Result<CpuModel> cpu_model(std::string_view name);
 std::vector<std::string> cpu_model_names();
-/// Applies "+feature,-feature" edits; unknown names are refused. Features that others need go with them.
+/// Applies comma-separated edits in QEMU's syntax: "+feature", "-feature", "feature=on|off", "vendor=", "family=",
+/// "model=", "stepping=", "model-id=", "phys-bits=", "tsc-frequency=". Unknown names are refused. A feature brings what it
+/// needs; taking one away takes those that need it.
 Status edit_features(CpuModel& model, std::string_view edits);
+
+/// The APIC id of vCPU `index` (thread fastest, then core, then socket), each level rounded up to a power of two as
+/// CPUID leaf 0Bh tells.
+unsigned apic_id_of(const CpuTopology& topology, unsigned index);
 
 /// What CPUID answers depends on these bits of the running CPU too.
 struct CpuidContext {

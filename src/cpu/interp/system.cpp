@@ -135,7 +135,7 @@ Flow clzero(Core& core, const Insn& insn) {
 Flow cpuid_(Core& core, const Insn&) {
   CpuState& s = core.s;
   const std::uint64_t apic_base = core.deps().interrupts.apic_base();
-  const CpuidContext context{.apic_id = core.index(),
+  const CpuidContext context{.apic_id = apic_id_of(core.model.topology, core.index()),
                              .osxsave = (s.cr4 & kCr4Osxsave) != 0,
                              .ospke = (s.cr4 & kCr4Pke) != 0,
                              .xcr0 = s.xcr0,

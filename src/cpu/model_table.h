@@ -1,0 +1,23 @@
+// husk: the list of CPU models, as data
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace husk::cpu {
+
+/// One row. `features` are names of features.def, on top of those of the row named `based_on`.
+struct ModelRow {
+  std::string_view name;
+  std::string_view vendor;
+  std::string_view brand;
+  unsigned family, model, stepping;
+  unsigned physical_bits;
+  std::uint32_t basic_leaves, extended_leaves;  ///< highest leaf of each range
+  std::string_view based_on;                    ///< empty: nothing
+  std::string_view features;
+};
+std::span<const ModelRow> model_rows();
+
+}  // namespace husk::cpu

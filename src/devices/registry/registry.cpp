@@ -1,0 +1,353 @@
+// husk: the list of every kind of device
+#include "devices/registry/registry.h"
+
+#include <functional>
+#include <ostream>
+#include <utility>
+
+#include "base/check.h"
+#include "devices/acpi/pm.h"
+#include "devices/chipset/port92.h"
+#include "devices/chipset/reset_control.h"
+#include "devices/input/i8042.h"
+#include "devices/intc/apic_bus.h"
+#include "devices/intc/apic_mmio.h"
+#include "devices/intc/ioapic.h"
+#include "devices/intc/local_apic.h"
+#include "devices/intc/pic8259.h"
+#include "devices/pci/q35.h"
+#include "devices/serial/serial_port.h"
+#include "devices/testdev/isa_debug_exit.h"
+#include "devices/testdev/isa_debugcon.h"
+#include "devices/testdev/pc_testdev.h"
+#include "devices/timer/hpet.h"
+#include "devices/timer/pit8254.h"
+#include "devices/timer/rtc_mc146818.h"
+
+namespace husk::devices {
+
+namespace {
+
+using testing::TestMachine;
+
+template <class T>
+T taken(Result<T> result) {
+  HUSK_CHECK(result.has_value());  // the test machine has room for every device
+  return std::move(*result);
+}
+
+/// A rig whose device is `D`, held by pointer and set by the constructor of the derived rig.
+template <class D>
+struct RigOf : DeviceRig {
+  core::Device& device() override { return *dut; }
+  const core::Device& device() const override { return *dut; }
+  std::unique_ptr<D> dut;
+};
+
+struct AcpiPmRig : RigOf<AcpiPm> {
+  explicit AcpiPmRig(TestMachine& m) {
+    dut = taken(AcpiPm::create({m.io_space, nullptr, m.clock, m.lines.line(9), m.control, m.log}, {}));
+  }
+  void stimulate(std::uint8_t what, std::uint64_t value) override {
+    switch (what % 5) {
+      case 0: return dut->press_power_button();
+      case 1: return dut->set_gpe(value & 63, value & 64);
+      case 2: return dut->pulse_gpe(value & 63);
+      case 3: return dut->rtc_alarm();
+      default: return dut->set_base(static_cast<std::uint16_t>(value));
+    }
+  }
+};
+
+struct HpetRig : RigOf<Hpet> {
+  explicit HpetRig(TestMachine& m) {
+    std::vector<core::InterruptLine> routes;
+    for (unsigned pin = 0; pin < 24; ++pin) routes.push_back(m.lines.line(pin));
+    dut = std::make_unique<Hpet>(Hpet::Deps{.memory_space = m.memory_space,
+                                            .clock = m.clock,
+                                            .msi = m.msi,
+                                            .routes = std::move(routes),
+                                            .irq0 = m.lines.line(100),
+                                            .irq8 = m.lines.line(108)});
+  }
+};
+
+struct I8042Rig : RigOf<I8042> {
+  explicit I8042Rig(TestMachine& m) : gate(m.control) {
+    dut = taken(I8042::create({.io = m.io_space,
+                               .clock = m.clock,
+                               .keyboard_irq = m.lines.line(1),
+                               .mouse_irq = m.lines.line(12),
+                               .control = m.control,
+                               .a20 = gate,
+                               .leds_changed = {}},
+                              {}));
+  }
+  ~I8042Rig() override { dut.reset(); }
+  void stimulate(std::uint8_t what, std::uint64_t value) override {
+    switch (what % 4) {
+      case 0: return dut->key(static_cast<KeyCode>(value), true);
+      case 1: return dut->key(static_cast<KeyCode>(value), false);
+      case 2: return dut->set_mouse_buttons(static_cast<std::uint8_t>(value));
+      default:
+        return dut->move_mouse(static_cast<std::int32_t>(value), static_cast<std::int32_t>(value >> 16),
+                               static_cast<std::int32_t>(value >> 32));
+    }
+  }
+  A20Gate gate;
+};
+
+struct IoapicRig : RigOf<Ioapic> {
+  struct Sink : InterruptBus {
+    bool deliver(const ApicMessage& message) override { return message.vector & 1; }
+  };
+  explicit IoapicRig(TestMachine& m) { dut = std::make_unique<Ioapic>(Ioapic::Deps{m.memory_space, nullptr, bus}); }
+  ~IoapicRig() override { dut.reset(); }
+  void set_input(unsigned pin, bool level) override { dut->set_pin(pin % 24, level); }
+  void stimulate(std::uint8_t, std::uint64_t value) override {
+    dut->end_of_interrupt(static_cast<std::uint8_t>(value));
+  }
+  Sink bus;
+};
+
+struct IsaDebugExitRig : RigOf<IsaDebugExit> {
+  explicit IsaDebugExitRig(TestMachine& m) { dut = taken(IsaDebugExit::create({m.io_space, nullptr, m.control}, {})); }
+};
+
+struct IsaDebugconRig : RigOf<IsaDebugcon> {
+  explicit IsaDebugconRig(TestMachine& m) {
+    backend.room = 4;
+    dut = taken(IsaDebugcon::create({m.io_space, nullptr, &backend}, {}));
+  }
+  ~IsaDebugconRig() override { dut.reset(); }
+  void stimulate(std::uint8_t, std::uint64_t value) override { backend.make_writable(value % 16); }
+  testing::FakeChar backend;
+};
+
+struct LocalApicRig : RigOf<LocalApic> {
+  explicit LocalApicRig(TestMachine& m) : mmio({m.memory_space, bus}) {
+    dut = std::make_unique<LocalApic>(LocalApic::Deps{.bootstrap = true,
+                                                      .pins = pins,
+                                                      .clock = m.clock,
+                                                      .bus = bus,
+                                                      .ext_int_acknowledge = [] { return std::uint8_t{8}; },
+                                                      .base_changed = [this] { mmio.bases_changed(); },
+                                                      .read_tsc = [&m] { return m.clock.now(); },
+                                                      .tsc_hertz = core::kNanosecondsPerSecond});
+  }
+  ~LocalApicRig() override { dut.reset(); }
+  void set_input(unsigned pin, bool level) override { dut->set_pin(pin % 2, level); }
+  void stimulate(std::uint8_t what, std::uint64_t value) override {
+    switch (what) {
+      case 0: (void)dut->pending(); return;
+      case 1: (void)dut->acknowledge(); return;
+      case 2: return dut->set_task_priority(value & 15);
+      case 3: (void)dut->set_apic_base(value); return;
+      case 4: (void)dut->write_msr(0x6E0, value); return;
+      case 5: return dut->cpu_init();
+      case 6: bus.send(0, {0xFEE00000 | (value & 0xFFFFF), static_cast<std::uint32_t>(value >> 32)}); return;
+      default:
+        if (what & 0x80)
+          (void)dut->read_msr(0x800u + (what & 0x7F));
+        else
+          (void)dut->write_msr(0x800u + what, value);
+    }
+  }
+  testing::FakeCpu pins;
+  ApicBus bus;
+  ApicMmio mmio;
+};
+
+struct PcTestdevRig : RigOf<PcTestdev> {
+  explicit PcTestdevRig(TestMachine& m) {
+    PcTestdev::Deps deps{.memory = m.memory_space, .io = m.io_space, .domain = nullptr, .lines = {}};
+    for (unsigned i = 0; i < PcTestdev::kLines; ++i) deps.lines[i] = m.lines.line(i);
+    dut = taken(PcTestdev::create(std::move(deps)));
+  }
+};
+
+struct PicRig : RigOf<PicPair> {
+  explicit PicRig(TestMachine& m) {
+    dut = std::make_unique<PicPair>(PicPair::Deps{m.io_space, nullptr, m.lines.line(0), true});
+  }
+  void set_input(unsigned pin, bool level) override { dut->set_pin(pin % 16, level); }
+  void stimulate(std::uint8_t, std::uint64_t) override { (void)dut->acknowledge(); }
+};
+
+struct PitRig : RigOf<Pit> {
+  explicit PitRig(TestMachine& m) {
+    dut = std::make_unique<Pit>(Pit::Deps{m.io_space, nullptr, m.clock, m.lines.line(0)});
+  }
+  void stimulate(std::uint8_t, std::uint64_t value) override { dut->set_output_disabled(value & 1); }
+};
+
+struct Port92Rig : RigOf<Port92> {
+  explicit Port92Rig(TestMachine& m) : gate(m.control) {
+    dut = taken(Port92::create({m.io_space, nullptr, m.control, gate}));
+  }
+  ~Port92Rig() override { dut.reset(); }
+  A20Gate gate;
+};
+
+struct ResetControlRig : RigOf<ResetControl> {
+  explicit ResetControlRig(TestMachine& m) {
+    dut = std::make_unique<ResetControl>(ResetControl::Deps{m.control});
+    HUSK_CHECK(dut->map(m.io_space, nullptr).has_value());
+  }
+};
+
+struct RtcRig : RigOf<Rtc> {
+  explicit RtcRig(TestMachine& m) {
+    dut = std::make_unique<Rtc>(Rtc::Deps{.io_space = m.io_space, .clock = m.clock, .interrupt = m.lines.line(8)});
+  }
+  void stimulate(std::uint8_t, std::uint64_t value) override { dut->set_output_disabled(value & 1); }
+};
+
+struct SerialRig : RigOf<SerialPort> {
+  explicit SerialRig(TestMachine& m) {
+    dut = taken(SerialPort::create(
+        {.io = m.io_space, .domain = nullptr, .clock = m.clock, .irq = m.lines.line(4), .backend = &backend}, {}));
+    backend.room = 64;
+    dut->start();
+  }
+  ~SerialRig() override { dut.reset(); }
+  void stimulate(std::uint8_t what, std::uint64_t value) override {
+    if (what & 1)
+      backend.make_writable(value % 32);
+    else
+      backend.deliver(std::string(value % 20, static_cast<char>(value >> 8)));
+  }
+  testing::FakeChar backend;
+};
+
+/// The parts of PCI are driven through the configuration ports, whichever of them is looked at.
+struct PciParts {
+  explicit PciParts(TestMachine& m)
+      : reset({m.control}), host(taken(pci::PciHost::create({m.memory_space, m.io_space, nullptr, bus, &reset}))) {}
+  ResetControl reset;
+  pci::Bus bus;
+  std::unique_ptr<pci::PciHost> host;
+};
+struct PciHostRig : RigOf<pci::PciHost> {
+  explicit PciHostRig(TestMachine& m) : parts(m) {
+    dut = std::move(parts.host);
+    bridge = taken(pci::HostBridge::create({parts.bus, *dut}, {}));
+  }
+  ~PciHostRig() override {
+    bridge.reset();
+    dut.reset();
+  }
+  PciParts parts;
+  std::unique_ptr<pci::HostBridge> bridge;
+};
+struct HostBridgeRig : RigOf<pci::HostBridge> {
+  explicit HostBridgeRig(TestMachine& m) : parts(m) {
+    dut = taken(pci::HostBridge::create({parts.bus, *parts.host}, {}));
+  }
+  ~HostBridgeRig() override { dut.reset(); }
+  void stimulate(std::uint8_t what, std::uint64_t value) override {
+    parts.host->write_config(0, 0, what & 0xFC, static_cast<std::uint32_t>(value), 4);
+  }
+  PciParts parts;
+};
+struct LpcBridgeRig : RigOf<pci::LpcBridge> {
+  explicit LpcBridgeRig(TestMachine& m) : parts(m) { dut = taken(pci::LpcBridge::create({parts.bus, {}, {}}, {})); }
+  ~LpcBridgeRig() override { dut.reset(); }
+  void stimulate(std::uint8_t what, std::uint64_t value) override {
+    parts.host->write_config(0, pci::devfn(0x1F, 0), what & 0xFC, static_cast<std::uint32_t>(value), 4);
+    for (unsigned pirq = 0; pirq < 8; ++pirq) (void)dut->pirq_route(pirq);
+  }
+  PciParts parts;
+};
+
+template <class Rig>
+std::unique_ptr<DeviceRig> build(TestMachine& machine) {
+  return std::make_unique<Rig>(machine);
+}
+
+std::vector<std::string> empty_schema() { return {}; }
+
+constexpr PortRange kAcpiPorts[] = {{0x600, 0x80}, {0xB2, 2}};
+constexpr PortRange kI8042Ports[] = {{0x60, 1}, {0x64, 1}};
+constexpr PortRange kDebugExitPorts[] = {{0x501, 2}};
+constexpr PortRange kDebugconPorts[] = {{0xE9, 1}};
+constexpr PortRange kTestdevPorts[] = {{0xE0, 12}, {0x2000, 24}};
+constexpr PortRange kPciPorts[] = {{0xCF8, 8}};
+constexpr PortRange kPicPorts[] = {{0x20, 2}, {0xA0, 2}, {0x4D0, 2}};
+constexpr PortRange kPitPorts[] = {{0x40, 4}, {0x61, 1}};
+constexpr PortRange kPort92Ports[] = {{0x92, 1}};
+constexpr PortRange kResetPorts[] = {{0xCF9, 1}};
+constexpr PortRange kRtcPorts[] = {{0x70, 4}};
+constexpr PortRange kSerialPorts[] = {{0x3F8, 8}};
+constexpr MmioRange kHpetMmio[] = {{0xFED00000, 0x400}};
+constexpr MmioRange kIoapicMmio[] = {{0xFEC00000, 0x1000}};
+constexpr MmioRange kLocalApicMmio[] = {{0xFEE00000, 0x1000}};
+constexpr MmioRange kTestdevMmio[] = {{0xFF000000, 0x10000}};
+constexpr MmioRange kEcamMmio[] = {{0xE0000000, 0x10000000}};
+
+constexpr DeviceKind kKinds[] = {
+    {"acpi-pm",
+     "ACPI fixed hardware: PM1, PM timer, GPE0, SMI command port",
+     kAcpiPorts,
+     {},
+     build<AcpiPmRig>,
+     state::schema<AcpiPmChip::State>},
+    {"host-bridge", "Q35 memory controller hub, 8086:29c0", kPciPorts, kEcamMmio, build<HostBridgeRig>,
+     state::schema<pci::FunctionState>},
+    {"hpet", "IA-PC high precision event timer", {}, kHpetMmio, build<HpetRig>, state::schema<HpetState>},
+    {"i8042",
+     "keyboard controller with PS/2 keyboard and mouse",
+     kI8042Ports,
+     {},
+     build<I8042Rig>,
+     state::schema<I8042Chip::State>},
+    {"ioapic", "82093AA I/O APIC", {}, kIoapicMmio, build<IoapicRig>, state::schema<IoapicState>},
+    {"isa-debug-exit",
+     "ends husk with a status chosen by the guest",
+     kDebugExitPorts,
+     {},
+     build<IsaDebugExitRig>,
+     empty_schema,
+     false},
+    {"isa-debugcon",
+     "character output port",
+     kDebugconPorts,
+     {},
+     build<IsaDebugconRig>,
+     state::schema<IsaDebugconState>},
+    {"local-apic",
+     "local APIC with x2APIC and TSC-deadline timer",
+     {},
+     kLocalApicMmio,
+     build<LocalApicRig>,
+     state::schema<LocalApicState>},
+    {"lpc-bridge",
+     "ICH9 LPC interface bridge, 8086:2918",
+     kPciPorts,
+     {},
+     build<LpcBridgeRig>,
+     state::schema<pci::FunctionState>},
+    {"pc-testdev", "interrupt lines, port loop-back and memory window for CPU tests", kTestdevPorts, kTestdevMmio,
+     build<PcTestdevRig>, state::schema<PcTestdevState>},
+    {"pci-host", "PCI configuration mechanism 1 and ECAM", kPciPorts, kEcamMmio, build<PciHostRig>,
+     state::schema<pci::PciHostState>},
+    {"pic8259", "pair of 8259A interrupt controllers", kPicPorts, {}, build<PicRig>, state::schema<PicPairState>},
+    {"pit8254", "8254 interval timer and port 61h", kPitPorts, {}, build<PitRig>, state::schema<PitState>},
+    {"port92", "fast A20 gate and reset", kPort92Ports, {}, build<Port92Rig>, state::schema<Port92State>},
+    {"reset-control",
+     "reset control register",
+     kResetPorts,
+     {},
+     build<ResetControlRig>,
+     state::schema<ResetControlState>},
+    {"rtc-mc146818", "real-time clock and CMOS RAM", kRtcPorts, {}, build<RtcRig>, state::schema<RtcState>},
+    {"uart16550", "PC16550D serial port", kSerialPorts, {}, build<SerialRig>, state::schema<Uart16550::State>},
+};
+
+}  // namespace
+
+std::span<const DeviceKind> device_kinds() { return kKinds; }
+
+void PrintTo(const DeviceKind& kind, std::ostream* out) { *out << kind.name; }
+
+}  // namespace husk::devices

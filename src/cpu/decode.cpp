@@ -211,7 +211,7 @@ class Decoder {
     if (flags & kCodingModrm) {
       if (!registers_and_memory(flags)) return status_;
     } else if (flags & kCodingOpcodeRegister) {
-      insn_.reg = byte_register((opcode_ & 7) | (rex_ & 1) << 3, (flags & kCodingRegByte) != 0);
+      insn_.reg = byte_register((opcode_ & 7u) | (rex_ & 1u) << 3, (flags & kCodingRegByte) != 0);
     }
     // SDM vol. 2, LOCK: #UD unless the destination is memory and the instruction is one of the listed.
     if (insn_.lock && !((flags & kCodingLock) && insn_.memory)) return invalid();
@@ -251,8 +251,8 @@ class Decoder {
   }
 
   bool registers_and_memory(unsigned flags) {
-    const unsigned reg = (modrm_ >> 3 & 7) | ((flags & kCodingRegExtends) ? (rex_ & 4u) << 1 : 0);
-    const unsigned rm = (modrm_ & 7) | ((flags & kCodingRmExtends) ? (rex_ & 1u) << 3 : 0);
+    const unsigned reg = (modrm_ >> 3 & 7u) | ((flags & kCodingRegExtends) ? (rex_ & 4u) << 1 : 0);
+    const unsigned rm = (modrm_ & 7u) | ((flags & kCodingRmExtends) ? (rex_ & 1u) << 3 : 0);
     insn_.reg = byte_register(reg, (flags & kCodingRegByte) != 0);
     insn_.rm = byte_register(rm, (flags & kCodingRmByte) != 0);
     if (modrm_ >= 0xC0 || (flags & kCodingModAny)) return true;

@@ -296,7 +296,9 @@ class Encoder {
         tail(insn_.imm, insn_.op_size);
         tail(insn_.imm2, 2);
         break;
-      case ImmKind::is4: tail((insn_.imm2 & 15u) << 4 | (insn_.imm & 15u), 1); break;
+      case ImmKind::is4:  // Outside 64-bit mode the highest bit of the register is ignored: kept as it came.
+        tail((insn_.imm2 & 15u) << 4 | (insn_.imm & (long_ ? 15u : 0x8Fu)), 1);
+        break;
       case ImmKind::iw_ib:
       case ImmKind::ib_ib:
         tail(insn_.imm, form_.imm == ImmKind::iw_ib ? 2 : 1);
@@ -357,7 +359,8 @@ FormShape shape_of(std::uint16_t form, CodeSize code_size) {
   shape.vsib = (coding.flags & kCodingVsib) != 0;
   shape.op_sizes = possible_op_sizes(form, code_size);
   const unsigned in_mode = code_size == CodeSize::bits64 ? 12 : 6;
-  shape.addr_sizes = static_cast<std::uint8_t>(in_mode & pattern.addr_size << 1 & (shape.vsib ? ~2u : ~0u));
+  shape.addr_sizes =
+      static_cast<std::uint8_t>(in_mode & static_cast<unsigned>(pattern.addr_size) << 1 & (shape.vsib ? ~2u : ~0u));
   shape.vector_sizes = (coding.flags & kCodingVex) ? static_cast<std::uint8_t>(pattern.l << 4) : std::uint8_t{16};
   shape.exists = shape.op_sizes != 0 && shape.addr_sizes != 0;
   return shape;

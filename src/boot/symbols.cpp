@@ -25,7 +25,10 @@ void SymbolTable::add(std::uint64_t address, std::uint64_t size, std::string_vie
 }
 
 void SymbolTable::finish() {
-  std::ranges::stable_sort(entries_, {}, &Entry::address);
+  // Among equals the order of add() stays; stable_sort of libstdc++ 12 warns under clang.
+  std::ranges::sort(entries_, [](const Entry& a, const Entry& b) {
+    return a.address != b.address ? a.address < b.address : a.name_offset < b.name_offset;
+  });
   finished_ = true;
 }
 

@@ -30,7 +30,7 @@ U128 to_fixed(Wide a, int q) {
 }
 
 /// Processors flag every result as inexact, also 2^1 - 1 and the logarithms of powers of two: they compute as here and
-/// do not look. So the sticky bit is always set.
+/// do not look. So the sticky bit is set.
 F80 round_inexact(bool sign, Wide a, Env& env) { return round_pack80(sign, a.exp, a.sig | 1, 64, env); }
 
 bool ordinary(const Parts& p) { return p.kind <= Kind::kInfinity; }
@@ -254,6 +254,7 @@ constexpr auto kLogarithm = inverses<26>(1, 2);
 struct Logarithm {
   bool negative = false;
   Wide magnitude;
+  bool integral = false;  ///< of a power of two
 };
 
 /// 2/ln2 * atanh(s), relative error below 2^-118, for s <= 3 - 2*sqrt(2).
@@ -268,7 +269,7 @@ Logarithm log2_of(U128 m, int exp) {
   constexpr U128 kOneQ127 = static_cast<U128>(1) << 127;
   constexpr U128 kSqrt2 = make128(0xb504f333f9de6484, 0);  // where to change sides needs no precision
   Logarithm result;
-  if (m == kOneQ127) return {exp < 0, normalise(static_cast<U128>(exp < 0 ? -exp : exp), 127)};
+  if (m == kOneQ127) return {exp < 0, normalise(static_cast<U128>(exp < 0 ? -exp : exp), 127), true};
   // m in [sqrt(1/2), sqrt(2)): s = (m - 1) / (m + 1), from exact terms but for one bit of the divisor.
   const bool below = m > kSqrt2;
   Wide numerator, divisor;
@@ -295,7 +296,12 @@ Logarithm log2_of(U128 m, int exp) {
 
 F80 times_logarithm(const Parts& y, const Logarithm& log, Env& env) {
   const bool sign = y.sign != log.negative;
-  return round_inexact(sign, multiply({make128(y.sig, 0), y.exp}, log.magnitude), env);
+  const Wide product = multiply({make128(y.sig, 0), y.exp}, log.magnitude);
+  if (!log.integral) return round_inexact(sign, product, env);
+  // An exact product is not moved by directed rounding, but flagged as any other.
+  const F80 value = round_pack80(sign, product.exp, product.sig, 64, env);
+  env.raise(kPrecision | (value.biased() == 0 ? kUnderflow : 0));
+  return value;
 }
 
 }  // namespace

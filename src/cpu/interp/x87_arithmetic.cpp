@@ -107,7 +107,7 @@ Flow compare_to_flags(Core& core, const Insn& insn) {
   }
   static constexpr std::array<std::uint64_t, 4> kFlags{kCF, kZF, 0, kZF | kPF | kCF};
   core.s.rflags = (core.s.rflags & ~std::uint64_t{kArithmeticFlags}) | kFlags[static_cast<unsigned>(relation)];
-  unit.commit();
+  unit.commit_keeping_c1();
   if (Pop && done) unit.pop();
   return Flow::next;
 }

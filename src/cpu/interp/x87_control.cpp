@@ -291,7 +291,8 @@ void move_top(X87Unit& unit, const Insn&) {
 template <bool Pop>
 void free_register(X87Unit& unit, const Insn& insn) {
   unit.set_empty(insn.rm & 7u);
-  if (Pop) unit.rotate(1);
+  unit.commit();
+  if (Pop) unit.pop();
 }
 
 }  // namespace

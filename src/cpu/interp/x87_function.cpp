@@ -66,17 +66,26 @@ void binary_pop(X87Unit& unit, const Insn&) {
 }
 F80 arc_tangent(F80 x, F80 y, fp::Env& env) { return fp::f80_atan2(y, x, env); }
 
+void set_c2(X87Unit& unit, bool value) {
+  unit.x.status = static_cast<std::uint16_t>((unit.x.status & ~kX87C2) | (value ? kX87C2 : 0u));
+}
+
 template <fp::Remainder (*Op)(F80, F80, fp::Env&)>
 void remainder(X87Unit& unit, const Insn&) {
+  set_c2(unit, false);  // without a result the other codes stay as they were
   if (unit.empty(0) || unit.empty(1)) {
-    unit.set_codes(0u);
     if (unit.underflow()) unit.set(0, fp::kDefaultNan80);
   } else {
     const fp::Remainder r = Op(unit.st(0), unit.st(1), unit.env);
-    const unsigned q = r.quotient;
-    unit.env.c1 = q & 1;
-    unit.set_codes(((q & 4) ? kX87C0 : 0u) | ((q & 2) ? kX87C3 : 0u) | (r.partial ? kX87C2 : 0u));
-    if (!unit.env.stopped()) unit.set(0, r.value);
+    if (!unit.env.stopped()) {
+      unit.set(0, r.value);
+      const bool nan = r.value.biased() == 0x7fff;
+      const unsigned q = r.quotient;
+      if (!nan) {
+        unit.env.c1 = q & 1;
+        unit.set_codes(((q & 4) ? kX87C0 : 0u) | ((q & 2) ? kX87C3 : 0u) | (r.partial ? kX87C2 : 0u));
+      }
+    }
   }
   unit.commit();
 }
@@ -101,10 +110,6 @@ void extract(X87Unit& unit, const Insn&) {
     unit.push(e.significand);
   }
   unit.commit();
-}
-
-void set_c2(X87Unit& unit, bool value) {
-  unit.x.status = static_cast<std::uint16_t>((unit.x.status & ~kX87C2) | (value ? kX87C2 : 0u));
 }
 
 template <fp::Trigonometric (*Op)(F80, fp::Env&)>

@@ -9,10 +9,11 @@ using Bytes10 = std::array<std::uint8_t, 10>;
 
 // ---- loads ------------------------------------------------------------------------------------------------------
 
+/// A denormal operand is loaded even with its exception unmasked; it faults at the next waiting instruction (Zen 4).
 void push_checked(X87Unit& unit, F80 value) {
   if (!unit.empty(7)) {
     if (unit.overflow()) unit.push(fp::kDefaultNan80);
-  } else if (!unit.env.stopped()) {
+  } else if (!(unit.env.unmasked() & fp::kInvalid)) {
     unit.push(value);
   }
   unit.commit();
@@ -41,10 +42,11 @@ F80 from_bcd(const Bytes10& raw, fp::Env&) { return fp::f80_from_bcd(raw); }
 
 void load_register(X87Unit& unit, const Insn& insn) {
   const unsigned i = insn.rm & 7u;
-  if (!unit.empty(7)) {
-    if (unit.overflow()) unit.push(fp::kDefaultNan80);
-  } else if (unit.empty(i)) {
+  // If both faults are there, it is the underflow that is told.
+  if (unit.empty(i)) {
     if (unit.underflow()) unit.push(fp::kDefaultNan80);
+  } else if (!unit.empty(7)) {
+    if (unit.overflow()) unit.push(fp::kDefaultNan80);
   } else {
     unit.push(unit.st(i));
   }
@@ -138,6 +140,13 @@ void store_register(X87Unit& unit, const Insn& insn) {
   if (Pop && done) unit.pop();
 }
 
+/// FSTPNCE: FSTP to which an empty register is no fault: it is popped and nothing is stored.
+void store_register_unchecked(X87Unit& unit, const Insn& insn) {
+  if (!unit.empty(0)) unit.set(insn.rm & 7u, unit.st(0));
+  unit.commit();
+  unit.pop();
+}
+
 void exchange(X87Unit& unit, const Insn& insn) {
   const unsigned i = insn.rm & 7u;
   const bool empty_top = unit.empty(0), empty_other = unit.empty(i);
@@ -166,7 +175,7 @@ Flow conditional_move(Core& core, const Insn& insn) {
   } else if (((core.s.rflags & Flags) != 0) != Not) {
     unit.set(0, unit.st(i));
   }
-  unit.commit();
+  unit.commit_keeping_c1();
   return Flow::next;
 }
 
@@ -197,7 +206,7 @@ void bind_x87_moves(HandlerTable& table) {
   table.set(Sem::fbstp_mt, waiting<store_bcd>);
   table.set(Sem::fst_i0, on_registers<store_register<false>>);
   table.set(Sem::fstp_i0, on_registers<store_register<true>>);
-  table.set(Sem::fstpnce_i0, on_registers<store_register<true>>);
+  table.set(Sem::fstpnce_i0, on_registers<store_register_unchecked>);
   table.set(Sem::fxch_0i, on_registers<exchange>);
   table.set(Sem::fcmovb_0i, waiting<conditional_move<kCF, false>>);
   table.set(Sem::fcmove_0i, waiting<conditional_move<kZF, false>>);

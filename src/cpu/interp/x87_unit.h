@@ -55,9 +55,13 @@ class X87Unit {
 
   /// Enters flags, C1 and, if one is unmasked, the error summary into the status word.
   void commit() {
+    set_c1(env.c1);
+    commit_keeping_c1();
+  }
+  /// FCOMI and FCMOV touch C1 only for a stack fault (found on Zen 4; the manuals mention no other case either).
+  void commit_keeping_c1() {
     env.settle();
-    unsigned status = (x.status & ~kX87C1) | env.raised;
-    if (env.c1) status |= kX87C1;
+    unsigned status = x.status | unsigned{env.raised};
     if (status & fp::kAllFlags & ~unsigned{env.masked}) status |= kX87ErrorSummary | kX87Busy;
     x.status = static_cast<std::uint16_t>(status);
   }
@@ -67,6 +71,7 @@ class X87Unit {
  private:
   unsigned physical(unsigned i) const { return (top_ + i) & 7; }
   unsigned shift(unsigned i) const { return physical(i) * 2; }
+  void set_c1(bool value) { x.status = static_cast<std::uint16_t>((x.status & ~kX87C1) | (value ? kX87C1 : 0u)); }
   void set_top(unsigned top) {
     top_ = top & 7;
     x.status = static_cast<std::uint16_t>((x.status & ~kX87Top) | (top_ << 11));
@@ -74,6 +79,7 @@ class X87Unit {
   bool stack_fault(bool over) {
     env.raise(fp::kInvalid);
     env.c1 = over;
+    set_c1(over);
     x.status = static_cast<std::uint16_t>(x.status | kX87StackFault);
     return (env.masked & fp::kInvalid) != 0;
   }

@@ -1,0 +1,144 @@
+// husk: a whole machine: board, accelerator, vCPU threads, and its life
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "accel/accel.h"
+#include "base/log.h"
+#include "base/result.h"
+#include "boot/boot_image.h"
+#include "core/backends.h"
+#include "cpu/model.h"
+#include "host/event_loop.h"
+#include "machine/micro_board.h"
+#include "machine/vm_clock.h"
+
+namespace husk::machine {
+
+/// Something that the machine's owner must decide on. Told on the loop's thread, with the machine paused.
+struct MachineEvent {
+  enum class Kind : std::uint8_t {
+    power_off,     ///< the guest switched itself off (ACPI S5)
+    reset,         ///< the guest asked for a reset, and the machine does not do it by itself (no_reboot)
+    guest_panic,   ///< a panic device was told
+    debug_exit,    ///< isa-debug-exit; `status` is the exit status asked for
+    triple_fault,  ///< of CPU `vcpu`; its state is as it was at the last fault
+    debug,         ///< the debugger's breakpoint, watchpoint or step on CPU `vcpu`
+    stuck,         ///< every CPU halted with interrupts off: nothing can ever wake them
+    failed,        ///< the accelerator gave up; `error` says why
+  } kind = Kind::power_off;
+  unsigned vcpu = 0;
+  int status = 0;
+  std::uint64_t address = 0;  ///< debug: of the breakpoint or watchpoint
+  std::string cause;          ///< reset: what asked for it
+  Error error;
+};
+
+/// What is loaded into a board at power-on and again after each reset.
+using BootLoader = std::function<Result<boot::LoadedGuest>(mem::GuestMemory& memory, const MicroBoard& board)>;
+
+struct MachineOptions {
+  MicroBoard::Config board;
+  std::string accelerator = "interp";
+  cpu::CpuModel cpu_model;
+  bool no_reboot = false;
+  /// A triple fault resets the machine, as real boards do; else it is reported as an event.
+  bool reset_on_triple_fault = false;
+  std::optional<std::int64_t> wall_clock_base;  ///< see VmClock
+  BootLoader boot;                              ///< none: the CPU starts at the reset vector
+};
+
+/// Created, driven and destroyed on the thread that runs the loop (or while none does).
+class Machine final : private core::MachineControl {
+ public:
+  using EventHandler = std::function<void(const MachineEvent&)>;
+
+  static Result<std::unique_ptr<Machine>> create(host::EventLoop& loop, Log& log, MachineOptions options,
+                                                 EventHandler on_event);
+  ~Machine() override;
+
+  /// Lets the CPUs and time run.
+  void resume();
+  /// Stops them; returns when every vCPU has left guest code.
+  void pause();
+  bool running() const { return running_; }
+  /// Platform reset, with the kernel loaded anew. The machine runs on if it ran.
+  Status reset();
+  /// The user's power button.
+  void press_power_button();
+
+  unsigned cpu_count() const { return static_cast<unsigned>(vcpus_.size()); }
+  /// Only while paused.
+  accel::Vcpu& vcpu(unsigned index) { return *vcpus_[index]->vcpu; }
+  mem::AddressSpace& memory_space() { return board_->memory_space(); }
+  mem::AddressSpace& io_space() { return board_->io_space(); }
+  MicroBoard& board() { return *board_; }
+  VmClock& clock() { return clock_; }
+  /// What was loaded last; null if the machine boots from its ROM.
+  const boot::LoadedGuest* guest() const { return guest_ ? &*guest_ : nullptr; }
+  std::string_view accelerator_name() const { return accelerator_->name(); }
+
+ private:
+  /// The wire bundle to a CPU that is made after its interrupt controller.
+  struct PinsForwarder final : core::CpuPins {
+    void interrupt_changed() override { target->interrupt_changed(); }
+    void nmi() override { target->nmi(); }
+    void smi() override { target->smi(); }
+    void init() override { target->init(); }
+    void startup(std::uint8_t vector) override { target->startup(vector); }
+    core::CpuPins* target = nullptr;
+  };
+  struct VcpuSlot {
+    std::unique_ptr<accel::Vcpu> vcpu;
+    std::thread thread;
+    bool parked = true;  ///< not in run(); under mutex_
+    bool held = false;   ///< an exit of it waits to be handled; under mutex_
+  };
+
+  Machine(host::EventLoop& loop, Log& log, MachineOptions options, EventHandler on_event);
+  Status build();
+  Status load_guest();
+  void vcpu_main(unsigned index);
+  /// pause() without giving up the owner's wish to run.
+  void stop_cpus();
+  /// Keeps the CPUs from running on and has `handle` called on the loop's thread with the machine paused.
+  void interrupt_with(std::function<void()> handle);
+  void handle_exit(unsigned index, const accel::Exit& exit);
+  void raise_event(MachineEvent event);
+
+  // core::MachineControl, on any thread
+  void request_reset(const char* cause) override;
+  void request_shutdown(Shutdown kind, int status) override;
+  void set_a20(bool enabled) override;
+
+  host::EventLoop& loop_;
+  Log& log_;
+  MachineOptions options_;
+  EventHandler on_event_;
+  VmClock clock_;
+  std::vector<std::unique_ptr<PinsForwarder>> pins_;
+  std::unique_ptr<MicroBoard> board_;
+  std::unique_ptr<accel::Accelerator> accelerator_;
+  std::optional<boot::LoadedGuest> guest_;
+  std::atomic<bool> a20_{true};
+  bool running_ = false;
+  bool wanted_running_ = false;  ///< what the owner asked for last; resets and events stop the CPUs without changing it
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool may_run_ = false;  ///< under mutex_
+  bool quit_ = false;     ///< under mutex_
+  /// Posted work finds out here that the machine is gone.
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  std::vector<std::unique_ptr<VcpuSlot>> vcpus_;
+};
+
+}  // namespace husk::machine

@@ -1,0 +1,255 @@
+// husk: the board `micro`
+#include "machine/micro_board.h"
+
+#include <algorithm>
+
+#include "boot/smbios.h"
+
+namespace husk::machine {
+
+using mem::kPageSize;
+
+Result<std::unique_ptr<MicroBoard>> MicroBoard::create(Deps deps, Config config) {
+  std::unique_ptr<MicroBoard> board(new MicroBoard(std::move(deps), std::move(config)));
+  HUSK_TRY(board->build_memory());
+  board->build_interrupts();
+  HUSK_TRY(board->build_chipset());
+  HUSK_TRY(board->build_serial_ports());
+  HUSK_TRY(board->build_test_devices());
+  return board;
+}
+
+MicroBoard::MicroBoard(Deps deps, Config config)
+    : deps_(std::move(deps)),
+      config_(std::move(config)),
+      cpu_clock_(deps_.clock.for_domain(nullptr)),
+      chipset_clock_(deps_.clock.for_domain(&chipset_)) {}
+
+MicroBoard::~MicroBoard() = default;
+
+Status MicroBoard::build_memory() {
+  const std::uint64_t size = align_down(config_.ram_bytes, kPageSize);
+  if (size < kRamMin)
+    return std::unexpected(Error{fmt::format("{} bytes of memory are too little for any machine", config_.ram_bytes),
+                                 "give at least 1 MiB, and 64 MiB for a Linux kernel"});
+  below_4g_ = std::min(size, kLowRamMax);
+  above_4g_ = size - below_4g_;
+  const auto add_ram = [&](std::string name, mem::Gpa base, std::uint64_t length) -> Status {
+    ram_.push_back(HUSK_TRY(mem::RamRegion::create(std::move(name), length)));
+    ram_mappings_.push_back(HUSK_TRY(memory_space_.map_ram(base, length, *ram_.back(), 0, true)));
+    ram_list_.push_back(ram_.back().get());
+    return {};
+  };
+  HUSK_TRY(add_ram("ram.low", 0, below_4g_));
+  if (above_4g_) HUSK_TRY(add_ram("ram.high", boot::kFourGiB, above_4g_));
+  if (!config_.rom.empty()) {
+    const std::uint64_t length = config_.rom.size();
+    ram_.push_back(HUSK_TRY(mem::RamRegion::create("rom", length)));
+    mem::RamRegion& rom = *ram_.back();
+    std::copy(config_.rom.begin(), config_.rom.end(), rom.data());
+    ram_mappings_.push_back(HUSK_TRY(memory_space_.map_ram(boot::kFourGiB - length, length, rom, 0, false)));
+    // The last 128 KiB are seen below 1 MiB as well (ICH9 data sheet, 9.4: top-of-memory aliases E0000h-FFFFFh).
+    const std::uint64_t alias = std::min<std::uint64_t>(length, 128 << 10);
+    ram_mappings_.push_back(HUSK_TRY(memory_space_.map_ram((1 << 20) - alias, alias, rom, length - alias, false, 1)));
+    ram_list_.push_back(&rom);
+  }
+  return {};
+}
+
+void MicroBoard::build_interrupts() {
+  apic_mmio_ = std::make_unique<devices::ApicMmio>(devices::ApicMmio::Deps{memory_space_, apic_bus_});
+  for (unsigned i = 0; i < config_.cpus; ++i) {
+    apic_domains_.push_back(std::make_unique<mem::LockDomain>());
+    apic_clocks_.push_back(deps_.clock.for_domain(apic_domains_.back().get()));
+    const std::uint64_t tsc_hertz = deps_.cpu_model.tsc_hz;
+    apics_.push_back(std::make_unique<devices::LocalApic>(devices::LocalApic::Deps{
+        .index = i,
+        .id = i,
+        .bootstrap = i == 0,
+        .pins = *deps_.pins[i],
+        .clock = *apic_clocks_.back(),
+        .domain = apic_domains_.back().get(),
+        .bus = apic_bus_,
+        .ext_int_acknowledge = [this] { return pic_->acknowledge(); },
+        .eoi_broadcast = [this](std::uint8_t vector) { ioapic_->end_of_interrupt(vector); },
+        .base_changed = [this] { apic_mmio_->bases_changed(); },
+        .read_tsc = [this, tsc_hertz] { return core::ticks_at(cpu_clock_->now(), tsc_hertz); },
+        .tsc_hertz = tsc_hertz,
+        .x2apic = deps_.cpu_model.has(cpu::Feature::x2apic),
+        .physical_bits = deps_.cpu_model.physical_bits,
+    }));
+    add(*apics_.back(), apic_domains_.back().get());
+  }
+  ioapic_ = std::make_unique<devices::Ioapic>(devices::Ioapic::Deps{memory_space_, &chipset_, apic_bus_});
+  pic_ = std::make_unique<devices::PicPair>(
+      devices::PicPair::Deps{.io_space = io_space_, .domain = &chipset_, .interrupt = core::InterruptLine(ext_int_wire_, 0)});
+  isa_ = std::make_unique<IsaInterrupts>(*pic_, *ioapic_);
+  irq0_ = std::make_unique<core::SharedLine>(isa_->line(0));
+  irq8_ = std::make_unique<core::SharedLine>(isa_->line(8));
+  add(*ioapic_, &chipset_);
+  add(*pic_, &chipset_);
+}
+
+Status MicroBoard::build_chipset() {
+  a20_ = std::make_unique<devices::A20Gate>(deps_.control);
+  // The keyboard controller comes first: its A20 output is high after reset, port 92's is low.
+  i8042_ = HUSK_TRY(devices::I8042::create({.io = io_space_,
+                                            .domain = &chipset_,
+                                            .clock = *chipset_clock_,
+                                            .keyboard_irq = isa_->line(1),
+                                            .mouse_irq = isa_->line(12),
+                                            .control = deps_.control,
+                                            .a20 = *a20_,
+                                            .leds_changed = {}},
+                                           {}));
+  port92_ = HUSK_TRY(devices::Port92::create({io_space_, &chipset_, deps_.control, *a20_}));
+  reset_control_ = std::make_unique<devices::ResetControl>(devices::ResetControl::Deps{deps_.control});
+  pit_ = std::make_unique<devices::Pit>(devices::Pit::Deps{io_space_, &chipset_, *chipset_clock_, irq0_->share("pit")});
+  rtc_ = std::make_unique<devices::Rtc>(devices::Rtc::Deps{.io_space = io_space_,
+                                                           .domain = &chipset_,
+                                                           .clock = *chipset_clock_,
+                                                           .interrupt = irq8_->share("rtc"),
+                                                           .start_offset_seconds = config_.rtc_offset_seconds});
+  rtc_->set_memory_size(below_4g_, above_4g_);
+  rtc_->update_checksum();
+  hpet_ = std::make_unique<devices::Hpet>(devices::Hpet::Deps{.memory_space = memory_space_,
+                                                              .domain = &chipset_,
+                                                              .clock = *chipset_clock_,
+                                                              .msi = apic_bus_,
+                                                              .routes = hpet_wires(),
+                                                              .irq0 = irq0_->share("hpet"),
+                                                              .irq8 = irq8_->share("hpet"),
+                                                              .legacy_replacement = [this](bool on) {
+                                                                pit_->set_output_disabled(on);
+                                                                rtc_->set_output_disabled(on);
+                                                              }});
+  pm_ = HUSK_TRY(devices::AcpiPm::create(
+      {io_space_, &chipset_, *chipset_clock_, isa_->line(kSciIrq), deps_.control, deps_.log}, {}));
+  pci_host_ = HUSK_TRY(
+      devices::pci::PciHost::create({memory_space_, io_space_, &chipset_, pci_bus_, reset_control_.get()}));
+  host_bridge_ = HUSK_TRY(devices::pci::HostBridge::create({pci_bus_, *pci_host_}, {.ecam_base = kEcamBase}));
+  lpc_ = HUSK_TRY(devices::pci::LpcBridge::create(
+      {pci_bus_, [this](std::optional<std::uint16_t> base) { pm_->set_base(base); }, {}}, {.multifunction = false}));
+  for (core::Device* device : std::initializer_list<core::Device*>{
+           i8042_.get(), port92_.get(), reset_control_.get(), pit_.get(), rtc_.get(), hpet_.get(), pm_.get(),
+           pci_host_.get(), host_bridge_.get(), lpc_.get()})
+    add(*device, &chipset_);
+  return {};
+}
+
+std::vector<core::InterruptLine> MicroBoard::hpet_wires() {
+  std::vector<core::InterruptLine> wires;
+  for (unsigned pin = 0; pin < devices::kIoapicPins; ++pin) wires.emplace_back(*ioapic_, pin);
+  return wires;
+}
+
+Status MicroBoard::build_serial_ports() {
+  for (unsigned i = 0; i < config_.serial.size(); ++i) {
+    if (!config_.serial[i]) continue;
+    const devices::ComPort& com = devices::kComPorts[i];
+    backends_.push_back(HUSK_TRY(config_.serial[i](chipset_, fmt::format("serial port {}", i))));
+    serial_.push_back(HUSK_TRY(devices::SerialPort::create({.io = io_space_,
+                                                            .domain = &chipset_,
+                                                            .clock = *chipset_clock_,
+                                                            .irq = isa_->line(com.irq),
+                                                            .backend = backends_.back().get()},
+                                                           {fmt::format("uart{}", i), com.base})));
+    add(*serial_.back(), &chipset_);
+  }
+  return {};
+}
+
+Status MicroBoard::build_test_devices() {
+  const auto keep = [this](std::unique_ptr<core::Device> device) {
+    add(*device, &chipset_);
+    test_devices_.push_back(std::move(device));
+  };
+  const auto id = [](const char* name, std::size_t index) { return fmt::format("{}{}", name, index); };
+  for (std::size_t i = 0; i < config_.debug_exits.size(); ++i) {
+    const DebugExitConfig& wanted = config_.debug_exits[i];
+    keep(HUSK_TRY(devices::IsaDebugExit::create({io_space_, &chipset_, deps_.control},
+                                                {id("isa_debug_exit", i), wanted.iobase, wanted.iosize})));
+  }
+  for (std::size_t i = 0; i < config_.debugcons.size(); ++i) {
+    const auto& [wanted, backend] = config_.debugcons[i];
+    backends_.push_back(HUSK_TRY(backend(chipset_, fmt::format("debug console {}", i))));
+    keep(HUSK_TRY(devices::IsaDebugcon::create({io_space_, &chipset_, backends_.back().get()},
+                                               {id("isa_debugcon", i), wanted.iobase, wanted.readback})));
+  }
+  if (config_.pc_testdev) {
+    std::array<core::InterruptLine, devices::PcTestdev::kLines> lines;
+    for (unsigned i = 0; i < lines.size(); ++i)
+      lines[i] = i < 16 ? isa_->line(i) : core::InterruptLine(*ioapic_, i);
+    keep(HUSK_TRY(devices::PcTestdev::create({memory_space_, io_space_, &chipset_, std::move(lines)})));
+  }
+  return {};
+}
+
+boot::MemoryLayout MicroBoard::layout() const {
+  boot::MemoryLayout layout;
+  layout.below_4g = below_4g_;
+  layout.above_4g = above_4g_;
+  layout.pci_hole = {kPciHoleBase, kPciHoleEnd - kPciHoleBase};
+  layout.reserved = {{kEcamBase, std::uint64_t{256} << 20, boot::E820Type::reserved}};
+  return layout;
+}
+
+boot::AcpiConfig MicroBoard::acpi_config() const {
+  boot::AcpiConfig acpi;
+  acpi.apic_ids.clear();
+  for (unsigned i = 0; i < config_.cpus; ++i) acpi.apic_ids.push_back(i);
+  acpi.fixed.gpe0 = 0x600 + devices::AcpiPmChip::kGpe0Status;
+  acpi.fixed.gpe0_length = devices::AcpiPmChip::kGpe0Bytes * 2;
+  acpi.fixed.sci_irq = kSciIrq;
+  acpi.fixed.s5_sleep_type = devices::AcpiPmChip::kS5;
+  boot::AcpiPci pci;
+  pci.ecam_base = kEcamBase;
+  pci.last_bus = 255;
+  pci.memory32 = {kPciHoleBase, kPciHoleEnd - kPciHoleBase};
+  // Pins swizzle over GSIs 16..23, as PIRQ[A..H] of the LPC bridge are wired.
+  pci.interrupt_of = [](unsigned device, unsigned pin) { return 16 + (device + pin) % 8; };
+  acpi.pci = std::move(pci);
+  acpi.hpet_address = devices::Hpet::kDefaultBase;
+  for (unsigned i = 0; i < config_.serial.size(); ++i)
+    if (config_.serial[i]) acpi.serial_ports.push_back({devices::kComPorts[i].base, devices::kComPorts[i].irq});
+  return acpi;
+}
+
+Result<mem::Gpa> MicroBoard::write_tables(mem::GuestMemory& memory) const {
+  const boot::AcpiBlob acpi = boot::build_acpi_tables(acpi_config(), kAcpiBase);
+  if (acpi.bytes.size() > kSmbiosBase - kAcpiBase)
+    return fail("ACPI tables for {} CPUs take {} bytes, more than fit below {:#x}", config_.cpus, acpi.bytes.size(), kSmbiosBase);
+  HUSK_TRY(memory.write(kAcpiBase, acpi.bytes));
+  boot::SmbiosConfig smbios;
+  smbios.processor_manufacturer = deps_.cpu_model.vendor;
+  smbios.processor_version = deps_.cpu_model.brand;
+  smbios.processor_signature = deps_.cpu_model.signature();
+  smbios.sockets = static_cast<std::uint16_t>(deps_.cpu_model.topology.sockets);
+  smbios.cores_per_socket = static_cast<std::uint16_t>(deps_.cpu_model.topology.cores);
+  smbios.threads_per_core = static_cast<std::uint16_t>(deps_.cpu_model.topology.threads);
+  smbios.ram_below_4g = below_4g_;
+  smbios.ram_above_4g = above_4g_;
+  HUSK_TRY(memory.write(kSmbiosBase, boot::build_smbios(smbios, kSmbiosBase).bytes));
+  return acpi.rsdp();
+}
+
+void MicroBoard::start() {
+  for (const Entry& entry : devices_) {
+    const mem::DomainGuard guard(entry.domain);
+    entry.device->start();
+  }
+}
+
+void MicroBoard::reset(core::ResetKind kind) {
+  for (const Entry& entry : devices_) {
+    const mem::DomainGuard guard(entry.domain);
+    entry.device->reset(kind);
+  }
+}
+
+void MicroBoard::press_power_button() {
+  const mem::DomainGuard guard(&chipset_);
+  pm_->press_power_button();
+}
+
+}  // namespace husk::machine

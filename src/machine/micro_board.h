@@ -1,0 +1,194 @@
+// husk: the board `micro`: direct boot, PCI Express, ACPI from husk's own tables, and the PC devices that kernels expect
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "boot/acpi_tables.h"
+#include "boot/memory_layout.h"
+#include "core/backends.h"
+#include "core/cpu_ports.h"
+#include "cpu/model.h"
+#include "devices/acpi/pm.h"
+#include "devices/chipset/a20_gate.h"
+#include "devices/chipset/port92.h"
+#include "devices/chipset/reset_control.h"
+#include "devices/input/i8042.h"
+#include "devices/intc/apic_bus.h"
+#include "devices/intc/apic_mmio.h"
+#include "devices/intc/ioapic.h"
+#include "devices/intc/local_apic.h"
+#include "devices/intc/pic8259.h"
+#include "devices/pci/bus.h"
+#include "devices/pci/host.h"
+#include "devices/pci/q35.h"
+#include "devices/serial/serial_port.h"
+#include "devices/testdev/isa_debug_exit.h"
+#include "devices/testdev/isa_debugcon.h"
+#include "devices/testdev/pc_testdev.h"
+#include "devices/timer/hpet.h"
+#include "devices/timer/pit8254.h"
+#include "devices/timer/rtc_mc146818.h"
+#include "machine/config.h"
+#include "machine/vm_clock.h"
+#include "mem/address_space.h"
+
+namespace husk::machine {
+
+/// One wire of an ISA interrupt ends at both controllers; the guest masks the one that it does not use.
+class IsaInterrupts final : public core::LineSink {
+ public:
+  IsaInterrupts(devices::PicPair& pic, devices::Ioapic& ioapic) : pic_(pic), ioapic_(ioapic) {}
+  core::InterruptLine line(unsigned irq) { return core::InterruptLine(*this, irq); }
+
+ private:
+  /// ISA interrupt 0 is wired to pin 2 of the I/O APIC, as the MADT's override says.
+  static unsigned ioapic_pin(unsigned irq) { return irq == 0 ? 2 : irq; }
+  void set_pin(unsigned irq, bool level) override {
+    pic_.set_pin(irq, level);
+    ioapic_.set_pin(ioapic_pin(irq), level);
+  }
+  void restore_pin(unsigned irq, bool level) override {
+    pic_.restore_pin(irq, level);
+    ioapic_.restore_pin(ioapic_pin(irq), level);
+  }
+  devices::PicPair& pic_;
+  devices::Ioapic& ioapic_;
+};
+
+/// Makes the host's end of a character device, whose callbacks run with `domain` held. `name` is for the user.
+using CharBackendFactory =
+    std::function<Result<std::unique_ptr<core::CharBackend>>(mem::LockDomain& domain, const std::string& name)>;
+
+class MicroBoard final {
+ public:
+  struct Config {
+    std::uint64_t ram_bytes = std::uint64_t{1} << 30;
+    unsigned cpus = 1;
+    std::array<CharBackendFactory, 4> serial{};  ///< COM1..COM4; null: the port is absent
+    std::vector<DebugExitConfig> debug_exits;
+    struct Debugcon {
+      DebugConsoleConfig config;
+      CharBackendFactory backend;
+    };
+    std::vector<Debugcon> debugcons;
+    bool pc_testdev = false;
+    /// A ROM that ends at 4 GiB; empty: none, the machine boots directly.
+    std::vector<std::uint8_t> rom;
+    std::int64_t rtc_offset_seconds = 0;  ///< the RTC's time minus the wall clock (UTC)
+  };
+  struct Deps {
+    VmClock& clock;
+    Log& log;
+    core::MachineControl& control;
+    std::vector<core::CpuPins*> pins;  ///< one a CPU
+    const cpu::CpuModel& cpu_model;
+  };
+
+  static constexpr mem::Gpa kLowRamMax = 0x8000'0000;
+  static constexpr mem::Gpa kEcamBase = 0xB000'0000;
+  static constexpr mem::Gpa kPciHoleBase = 0xC000'0000;
+  static constexpr mem::Gpa kPciHoleEnd = 0xFEC0'0000;
+  static constexpr mem::Gpa kAcpiBase = 0xE'0000;
+  static constexpr mem::Gpa kSmbiosBase = 0xF'0000;
+  static constexpr std::uint64_t kRamMin = std::uint64_t{1} << 20;
+  static constexpr unsigned kSciIrq = 9;
+
+  static Result<std::unique_ptr<MicroBoard>> create(Deps deps, Config config);
+  ~MicroBoard();
+
+  mem::AddressSpace& memory_space() { return memory_space_; }
+  mem::AddressSpace& io_space() { return io_space_; }
+  core::CpuInterrupts& interrupts(unsigned cpu) { return *apics_[cpu]; }
+  /// A clock without a lock, for CPUs.
+  const core::Clock& clock() const { return *cpu_clock_; }
+  std::span<mem::RamRegion* const> ram() const { return ram_list_; }
+
+  boot::MemoryLayout layout() const;
+  /// Writes ACPI and SMBIOS tables where guests look for them; returns the address of the RSDP.
+  Result<mem::Gpa> write_tables(mem::GuestMemory& memory) const;
+
+  void start();
+  void reset(core::ResetKind kind);
+  void press_power_button();
+  /// Every device, for inspection and state: in the order in which they are saved.
+  struct Entry {
+    core::Device* device;
+    mem::LockDomain* domain;  ///< null: locks itself
+  };
+  std::span<const Entry> devices() const { return devices_; }
+  devices::I8042& keyboard() { return *i8042_; }
+  mem::LockDomain& chipset_domain() { return chipset_; }
+
+ private:
+  /// Hands the 8259's output to LINT0 of every local APIC.
+  struct ExtIntWire final : core::LineSink {
+    explicit ExtIntWire(std::vector<std::unique_ptr<devices::LocalApic>>& all) : apics(all) {}
+    void set_pin(unsigned, bool level) override {
+      for (auto& apic : apics) apic->set_pin(0, level);
+    }
+    void restore_pin(unsigned, bool level) override {
+      for (auto& apic : apics) apic->restore_pin(0, level);
+    }
+    std::vector<std::unique_ptr<devices::LocalApic>>& apics;
+  };
+
+  MicroBoard(Deps deps, Config config);
+  Status build_memory();
+  void build_interrupts();
+  Status build_chipset();
+  Status build_serial_ports();
+  Status build_test_devices();
+  /// A wire to each I/O APIC pin that the HPET may use, by pin.
+  std::vector<core::InterruptLine> hpet_wires();
+  void add(core::Device& device, mem::LockDomain* domain) { devices_.push_back({&device, domain}); }
+  boot::AcpiConfig acpi_config() const;
+
+  Deps deps_;
+  Config config_;
+  mem::AddressSpace memory_space_{"memory", std::uint64_t{1} << 52};
+  mem::AddressSpace io_space_{"io", 0x10000};
+  mem::LockDomain chipset_;
+  std::vector<std::unique_ptr<mem::LockDomain>> apic_domains_;
+  std::unique_ptr<core::Clock> cpu_clock_, chipset_clock_;
+  std::vector<std::unique_ptr<core::Clock>> apic_clocks_;
+
+  std::vector<std::unique_ptr<mem::RamRegion>> ram_;
+  std::vector<mem::RamRegion*> ram_list_;
+  std::vector<mem::Mapping> ram_mappings_;
+  std::uint64_t below_4g_ = 0, above_4g_ = 0;
+
+  std::vector<std::unique_ptr<core::CharBackend>> backends_;  // outlive the devices that use them
+  devices::ApicBus apic_bus_;
+  std::unique_ptr<devices::ApicMmio> apic_mmio_;
+  std::vector<std::unique_ptr<devices::LocalApic>> apics_;
+  ExtIntWire ext_int_wire_{apics_};
+  std::unique_ptr<devices::Ioapic> ioapic_;
+  std::unique_ptr<devices::PicPair> pic_;
+  std::unique_ptr<IsaInterrupts> isa_;
+  /// IRQ0 and IRQ8 have two sources each: PIT and RTC, and the HPET in legacy replacement.
+  std::unique_ptr<core::SharedLine> irq0_, irq8_;
+  std::unique_ptr<devices::A20Gate> a20_;
+  std::unique_ptr<devices::Port92> port92_;
+  std::unique_ptr<devices::ResetControl> reset_control_;
+  std::unique_ptr<devices::I8042> i8042_;
+  std::unique_ptr<devices::Pit> pit_;
+  std::unique_ptr<devices::Rtc> rtc_;
+  std::unique_ptr<devices::Hpet> hpet_;
+  std::unique_ptr<devices::AcpiPm> pm_;
+  devices::pci::Bus pci_bus_;
+  std::unique_ptr<devices::pci::PciHost> pci_host_;
+  std::unique_ptr<devices::pci::HostBridge> host_bridge_;
+  std::unique_ptr<devices::pci::LpcBridge> lpc_;
+  std::vector<std::unique_ptr<devices::SerialPort>> serial_;
+  std::vector<std::unique_ptr<core::Device>> test_devices_;
+  std::vector<Entry> devices_;
+};
+
+}  // namespace husk::machine

@@ -5,6 +5,10 @@ if(HUSK_SANITIZE)
   add_compile_options(-fsanitize=${HUSK_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${HUSK_SANITIZE})
 endif()
+if(HUSK_FUZZ)
+  # The libraries too: without it libFuzzer sees only the target's own few lines.
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
 
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
@@ -61,4 +65,16 @@ function(husk_fuzz name)
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} Threads::Threads)
   target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
   target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+endfunction()
+
+# husk_nasm(OUTPUT_VARIABLE source.asm [options...]): assembles to a flat binary in the build tree.
+function(husk_nasm variable source)
+  find_program(NASM nasm REQUIRED)
+  get_filename_component(name ${source} NAME_WE)
+  set(output ${CMAKE_CURRENT_BINARY_DIR}/${name}.bin)
+  file(GLOB includes CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.inc)
+  add_custom_command(OUTPUT ${output}
+    COMMAND ${NASM} -f bin -Werror -I${CMAKE_CURRENT_SOURCE_DIR}/ ${ARGN} -o ${output} ${CMAKE_CURRENT_SOURCE_DIR}/${source}
+    DEPENDS ${source} ${includes})
+  set(${variable} ${output} PARENT_SCOPE)
 endfunction()

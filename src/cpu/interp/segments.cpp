@@ -56,7 +56,7 @@ bool SystemOps::read_descriptor_high(Core& core, std::uint16_t selector, std::ui
     return false;
   }
   if (!core.load_system(*address + 8, d.high)) return false;
-  if (bits(d.high, 8, 5) != 0) {
+  if (bits(d.high, 40, 5) != 0) {
     (void)core.raise(vector, selector_error(selector, external));
     return false;
   }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "cpu/interp/core.h"
 
@@ -15,10 +14,6 @@ inline constexpr unsigned kX87StackFault = 1u << 6, kX87ErrorSummary = 1u << 7, 
 /// Only emptiness (11) is kept up to date in X87State::tag while code runs; what a register holds (00 valid, 01 zero,
 /// 10 special) is found when it is asked for. This is the tag word that FNSTENV would store.
 std::uint16_t x87_full_tags(const X87State& x87);
-/// One bit a physical register, 1 for not empty, as FXSAVE stores it; and back.
-std::uint8_t x87_abridged_tags(const X87State& x87);
-std::uint16_t x87_tags_from_abridged(std::uint8_t abridged);
-
 /// Values as the registers can hold them: reserved bits of the control word fixed, ES and B of the status word derived.
 void x87_set_control(X87State& x87, std::uint16_t control);
 void x87_set_status(X87State& x87, std::uint16_t status);
@@ -34,11 +29,5 @@ inline Flow x87_check_pending(Core& core) {
     return Flow::next;
   return x87_deliver_pending(core);
 }
-
-/// The x87 part of the legacy region of FXSAVE and XSAVE: bytes 0..23 and 32..159; the rest is left alone. wide: the
-/// REX.W form with 64-bit pointers. Pointers are stored as zero while no unmasked exception is pending, unless always
-/// (AMD APM vol. 2, 11.4.4.3, against Intel, which always stores them).
-void x87_store_legacy(const X87State& x87, std::span<std::uint8_t, 160> area, bool wide, bool always);
-void x87_load_legacy(X87State& x87, std::span<const std::uint8_t, 160> area, bool wide);
 
 }  // namespace husk::cpu::interp

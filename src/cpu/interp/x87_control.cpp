@@ -1,6 +1,4 @@
 // husk: x87 control: environment, state images, control and status words, pending exceptions
-#include <algorithm>
-
 #include "cpu/interp/x87_unit.h"
 
 namespace husk::cpu::interp {
@@ -21,18 +19,6 @@ std::uint16_t x87_full_tags(const X87State& x87) {
       tag = 0;
     tags |= tag << (2 * i);
   }
-  return static_cast<std::uint16_t>(tags);
-}
-
-std::uint8_t x87_abridged_tags(const X87State& x87) {
-  unsigned tags = 0;
-  for (unsigned i = 0; i < 8; ++i) tags |= static_cast<unsigned>(((x87.tag >> (2 * i)) & 3) != 3) << i;
-  return static_cast<std::uint8_t>(tags);
-}
-
-std::uint16_t x87_tags_from_abridged(std::uint8_t abridged) {
-  unsigned tags = 0;
-  for (unsigned i = 0; i < 8; ++i) tags |= ((abridged >> i) & 1u ? 0u : 3u) << (2 * i);
   return static_cast<std::uint16_t>(tags);
 }
 
@@ -61,47 +47,6 @@ Flow x87_deliver_pending(Core& core) {
   if (core.s.cr0 & kCr0Ne) return core.raise(kMF);
   if (!core.deps().floating_point_error || core.deps().floating_point_error()) return Flow::next;
   return Flow::repeat;
-}
-
-void x87_store_legacy(const X87State& x87, std::span<std::uint8_t, 160> area, bool wide, bool always) {
-  const bool pointers = always || (x87.status & kX87ErrorSummary);
-  std::uint8_t* const at = area.data();
-  store_le(at, x87.control);
-  store_le(at + 2, x87.status);
-  at[4] = x87_abridged_tags(x87);
-  at[5] = 0;
-  store_le(at + 6, pointers ? x87.opcode : std::uint16_t{0});
-  const auto put = [&](std::uint8_t* to, std::uint64_t offset, std::uint16_t selector) {
-    store_le<std::uint64_t>(to, !pointers ? 0
-                                : wide    ? offset
-                                          : static_cast<std::uint32_t>(offset) | (std::uint64_t{selector} << 32));
-  };
-  put(at + 8, x87.ip, x87.ip_selector);
-  put(at + 16, x87.dp, x87.dp_selector);
-  const unsigned top = (x87.status >> 11) & 7u;
-  for (unsigned i = 0; i < 8; ++i) {
-    const F80Bits& r = x87.registers[(top + i) & 7];
-    store_le(at + 32 + 16 * i, r.significand);
-    store_le<std::uint64_t>(at + 40 + 16 * i, r.sign_exponent);
-  }
-}
-
-void x87_load_legacy(X87State& x87, std::span<const std::uint8_t, 160> area, bool wide) {
-  const std::uint8_t* const at = area.data();
-  x87.status = load_le<std::uint16_t>(at + 2);
-  x87_set_control(x87, load_le<std::uint16_t>(at));
-  x87.tag = x87_tags_from_abridged(at[4]);
-  x87.opcode = load_le<std::uint16_t>(at + 6) & 0x7FF;
-  const auto get = [&](const std::uint8_t* from, std::uint64_t& offset, std::uint16_t& selector) {
-    const auto raw = load_le<std::uint64_t>(from);
-    offset = wide ? raw : static_cast<std::uint32_t>(raw);
-    selector = wide ? std::uint16_t{0} : static_cast<std::uint16_t>(raw >> 32);
-  };
-  get(at + 8, x87.ip, x87.ip_selector);
-  get(at + 16, x87.dp, x87.dp_selector);
-  const unsigned top = (x87.status >> 11) & 7u;
-  for (unsigned i = 0; i < 8; ++i)
-    x87.registers[(top + i) & 7] = {load_le<std::uint64_t>(at + 32 + 16 * i), load_le<std::uint16_t>(at + 40 + 16 * i)};
 }
 
 namespace {

@@ -5,8 +5,8 @@
 #include <span>
 
 #include "cpu/interp/x87.h"
+#include "cpu/interp/x87_fixture.h"
 #include "cpu/softfloat/test_operands.h"
-#include "testing/manual_clock.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 
@@ -22,7 +22,6 @@ using fp::test::Dice;
 
 constexpr std::uint64_t kCode = 0x20000000, kOperand = 0x20001000, kImage = 0x20002000;  // free in test programs
 constexpr std::uint64_t kLength = 0x4000;
-constexpr std::uint16_t kUserCs = 0x33;
 
 sigjmp_buf resume;
 void on_fault(int) { siglongjmp(resume, 1); }
@@ -32,19 +31,6 @@ struct Outcome {
   std::array<std::uint8_t, 108> image{};
   std::array<std::uint8_t, 128> memory{};
   std::uint64_t flags = 0, rax = 0;
-};
-
-class NoInterrupts : public core::CpuInterrupts {
- public:
-  bool pending() override { return false; }
-  std::optional<std::uint8_t> acknowledge() override { return std::nullopt; }
-  std::uint8_t task_priority() override { return 0; }
-  void set_task_priority(std::uint8_t) override {}
-  std::uint64_t apic_base() override { return 0; }
-  bool set_apic_base(std::uint64_t) override { return false; }
-  std::optional<std::uint64_t> read_msr(std::uint32_t) override { return std::nullopt; }
-  bool write_msr(std::uint32_t, std::uint64_t) override { return false; }
-  void cpu_init() override {}
 };
 
 class X87Host : public ::testing::Test {
@@ -58,23 +44,9 @@ class X87Host : public ::testing::Test {
     action.sa_handler = on_fault;
     sigaction(SIGFPE, &action, &before_);
 
-    auto created = mem::RamRegion::create("ram", kLength);
-    ASSERT_TRUE(created);
-    ram_ = std::move(*created);
-    auto mapping = memory_.map_ram(kCode, kLength, *ram_, 0, true);
-    ASSERT_TRUE(mapping);
-    mapping_ = std::move(*mapping);
-    model_.features.set();
-    core_ = std::make_unique<Core>(CoreDeps{
-        .model = model_, .memory = memory_, .io = io_, .interrupts = interrupts_, .clock = clock_, .log = log_});
-    CpuState state = core_->s;
-    state.cr0 = kCr0Pe | kCr0Ne | kCr0Et;
-    for (Segment& segment : state.seg) segment = {.selector = 0, .attributes = 0xC093, .limit = 0xFFFFFFFF, .base = 0};
-    state.seg[kCs] = {.selector = kUserCs, .attributes = 0xC09B, .limit = 0xFFFFFFFF, .base = 0};
     std::uint16_t ds;
     asm("mov %%ds, %0" : "=r"(ds));
-    state.seg[kDs].selector = ds;
-    core_->set_state(state);
+    machine_.state().seg[kDs].selector = ds;
   }
   void TearDown() override {
     if (!mapped_) return;
@@ -117,35 +89,27 @@ class X87Host : public ::testing::Test {
     return out;
   }
 
-  Flow step(std::span<const std::uint8_t> bytes) {
-    Insn insn;
-    std::array<std::uint8_t, 15> padded{};
-    std::copy(bytes.begin(), bytes.end(), padded.begin());
-    if (decode(padded, CodeSize::bits32, insn) != DecodeStatus::ok) return Flow::fault;
-    const Handler handler = handler_table().find(forms()[insn.form].sem, insn.op_size);
-    return handler(*core_, insn);
-  }
   Outcome on_husk(std::span<const std::uint8_t> insn, const Outcome& in) {
     static constexpr std::array<std::uint8_t, 2> kRestore{0xDD, 0x23}, kSave{0xDD, 0x33};  // [ebx]
-    std::uint8_t* const ram = ram_->data();
+    std::uint8_t* const ram = machine_.ram();
     std::memcpy(ram + (kImage - kCode), in.image.data(), in.image.size());
     std::memcpy(ram + (kOperand - kCode), in.memory.data(), in.memory.size());
-    x87_init(core_->s.x87);
-    core_->s.gpr[kRbx] = kImage;
-    EXPECT_EQ(step(kRestore), Flow::next);
-    core_->s.gpr[kRbx] = kOperand;
-    core_->s.gpr[kRax] = in.rax;
-    core_->s.rflags = in.flags | kReservedOne;
-    core_->s.rip = insn_at_;
+    x87_init(machine_.state().x87);
+    machine_.state().gpr[kRbx] = kImage;
+    EXPECT_EQ(machine_.run(kRestore), Flow::next);
+    machine_.state().gpr[kRbx] = kOperand;
+    machine_.state().gpr[kRax] = in.rax;
+    machine_.state().rflags = in.flags | kReservedOne;
+    machine_.state().rip = insn_at_;
     Outcome out;
-    out.fault = step(insn) == Flow::fault;
+    out.fault = machine_.run(insn) == Flow::fault;
     if (out.fault) {
-      EXPECT_EQ(core_->fault().vector, kMF);
+      EXPECT_EQ(machine_.core().fault().vector, kMF);
     }
-    out.flags = core_->s.rflags & kArithmeticFlags;
-    out.rax = core_->s.gpr[kRax];
-    core_->s.gpr[kRbx] = kImage;
-    EXPECT_EQ(step(kSave), Flow::next);
+    out.flags = machine_.state().rflags & kArithmeticFlags;
+    out.rax = machine_.state().gpr[kRax];
+    machine_.state().gpr[kRbx] = kImage;
+    EXPECT_EQ(machine_.run(kSave), Flow::next);
     std::memcpy(out.image.data(), ram + (kImage - kCode), out.image.size());
     std::memcpy(out.memory.data(), ram + (kOperand - kCode), out.memory.size());
     return out;
@@ -156,14 +120,7 @@ class X87Host : public ::testing::Test {
  private:
   bool mapped_ = false;
   struct sigaction before_{};
-  CpuModel model_;
-  mem::AddressSpace memory_{"memory"}, io_{"io", 0x10000};
-  std::unique_ptr<mem::RamRegion> ram_;
-  mem::Mapping mapping_;
-  NoInterrupts interrupts_;
-  husk::testing::ManualClock clock_;
-  Log log_;
-  std::unique_ptr<Core> core_;
+  X87Machine machine_{kCode, kLength};
 };
 
 F80 st_of(const Outcome& o, unsigned i) {

@@ -70,9 +70,7 @@ std::uint64_t vsib_address(const Core& core, const Insn& insn, std::int64_t inde
 /// the instruction restarts with the rest (SDM vol. 2, VGATHERDPS).
 template <class Index, class T>
 Flow gather(Core& core, const Insn& insn) {
-  // #UD with 16-bit addressing, and if two of destination, index and mask are the same register.
-  if (insn.addr_size == 2 || insn.reg == insn.index || insn.reg == insn.vvvv || insn.index == insn.vvvv)
-    return core.raise_ud();
+  // That two of destination, index and mask coincide, or 16-bit addressing, the decoder has refused.
   const unsigned count = insn.vector_bytes / std::max(sizeof(Index), sizeof(T));
   const auto index = lanes_of<Index>(read_vector<32>(core, insn.index));
   auto mask = lanes_of<T>(read_vector<32>(core, insn.vvvv));

@@ -104,34 +104,34 @@ Flow pmovmskb(Core& core, const Insn& insn) {
 }  // namespace
 
 void bind_mmx(HandlerTable& table) {
-#define X(name) table.set(Sem::mmx_##name, mmx_binary<ops::name>);
+#define X(name) table.set(Sem::mmx_##name, mmx_instruction<mmx_binary<ops::name>>);
   HUSK_VEC_BINARY_MMX(X)
 #undef X
-#define X(name) table.set(Sem::mmx_##name, mmx_unary<ops::name>);
+#define X(name) table.set(Sem::mmx_##name, mmx_instruction<mmx_unary<ops::name>>);
   HUSK_VEC_UNARY_MMX(X)
   X(pshufw)
 #undef X
-#define X(name)                                     \
-  table.set(Sem::mmx_##name, mmx_shift<ops::name>); \
-  table.set(Sem::mmx_##name##_i, mmx_shift_imm<ops::name>);
+#define X(name)                                                      \
+  table.set(Sem::mmx_##name, mmx_instruction<mmx_shift<ops::name>>); \
+  table.set(Sem::mmx_##name##_i, mmx_instruction<mmx_shift_imm<ops::name>>);
   HUSK_VEC_SHIFTS(X)
 #undef X
-  table.set(Sem::mmx_punpcklbw, mmx_unpack_low<ops::punpcklbw>);
-  table.set(Sem::mmx_punpcklwd, mmx_unpack_low<ops::punpcklwd>);
-  table.set(Sem::mmx_punpckldq, mmx_unpack_low<ops::punpckldq>);
-  table.set(Sem::mmx_emms, emms);
-  table.set(Sem::mmx_movd_pe, mov_from_gpr<4>);
-  table.set(Sem::mmx_movq_pe, mov_from_gpr<8>);
-  table.set(Sem::mmx_movd_ep, mov_to_gpr<4>);
-  table.set(Sem::mmx_movq_ep, mov_to_gpr<8>);
-  table.set(Sem::mmx_movq_pq, movq_load);
-  table.set(Sem::mmx_movq_qp, movq_store);
-  table.set(Sem::mmx_maskmovq, maskmovq);
-  table.set(Sem::mmx_movq2dq, movq2dq);
-  table.set(Sem::mmx_movdq2q, movdq2q);
-  table.set(Sem::mmx_pinsrw, pinsrw);
-  table.set(Sem::mmx_pextrw, pextrw);
-  table.set(Sem::mmx_pmovmskb, pmovmskb);
+  table.set(Sem::mmx_punpcklbw, mmx_instruction<mmx_unpack_low<ops::punpcklbw>>);
+  table.set(Sem::mmx_punpcklwd, mmx_instruction<mmx_unpack_low<ops::punpcklwd>>);
+  table.set(Sem::mmx_punpckldq, mmx_instruction<mmx_unpack_low<ops::punpckldq>>);
+  table.set(Sem::mmx_emms, mmx_instruction<emms>);
+  table.set(Sem::mmx_movd_pe, mmx_instruction<mov_from_gpr<4>>);
+  table.set(Sem::mmx_movq_pe, mmx_instruction<mov_from_gpr<8>>);
+  table.set(Sem::mmx_movd_ep, mmx_instruction<mov_to_gpr<4>>);
+  table.set(Sem::mmx_movq_ep, mmx_instruction<mov_to_gpr<8>>);
+  table.set(Sem::mmx_movq_pq, mmx_instruction<movq_load>);
+  table.set(Sem::mmx_movq_qp, mmx_instruction<movq_store>);
+  table.set(Sem::mmx_maskmovq, mmx_instruction<maskmovq>);
+  table.set(Sem::mmx_movq2dq, mmx_instruction<movq2dq>);
+  table.set(Sem::mmx_movdq2q, mmx_instruction<movdq2q>);
+  table.set(Sem::mmx_pinsrw, mmx_instruction<pinsrw>);
+  table.set(Sem::mmx_pextrw, mmx_instruction<pextrw>);
+  table.set(Sem::mmx_pmovmskb, mmx_instruction<pmovmskb>);
 }
 
 }  // namespace husk::cpu::interp

@@ -8,6 +8,7 @@
 
 #include "base/bits.h"
 #include "cpu/interp/core.h"
+#include "cpu/interp/x87.h"
 
 namespace husk::cpu::interp {
 
@@ -136,6 +137,12 @@ template <class T>
 inline void begin_mmx(Core& core) {
   core.s.x87.status = static_cast<std::uint16_t>(core.s.x87.status & ~0x3800);
   core.s.x87.tag = 0;
+}
+/// An x87 exception that waits to be taken comes before any MMX instruction (SDM vol. 3, 13.4).
+template <Handler H>
+Flow mmx_instruction(Core& core, const Insn& insn) {
+  if (const Flow flow = x87_check_pending(core); flow != Flow::next) [[unlikely]] return flow;
+  return H(core, insn);
 }
 inline Block<8> read_mmx(const Core& core, unsigned number) {
   return block_of(std::array<std::uint64_t, 1>{core.s.x87.registers[number & 7].significand});

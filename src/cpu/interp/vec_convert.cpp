@@ -100,6 +100,8 @@ Flow to_gpr(Core& core, const Insn& insn) {
 
 // ---- with MMX registers ----
 
+/// With a memory operand no MMX register is touched: the x87 state stays and a pending exception is not looked at (SDM
+/// vol. 2, CVTPI2PD; the same holds for CVTPI2PS on family 19h).
 Flow cvtpi2ps(Core& core, const Insn& insn) {
   Block<8> rm;
   if (!fetch_mmx(core, insn, rm)) return Flow::fault;
@@ -107,11 +109,10 @@ Flow cvtpi2ps(Core& core, const Insn& insn) {
   Env env = fp_environment(core);
   const std::array<u32, 2> to{dq2ps(from[0], env), dq2ps(from[1], env)};
   if (!commit_fp(core, env)) return Flow::fault;
-  begin_mmx(core);
+  if (!insn.memory) begin_mmx(core);
   write_low(core, insn.reg, block_of(to));
   return Flow::next;
 }
-/// With a memory operand no MMX register is touched and the x87 state stays (SDM vol. 2, CVTPI2PD).
 Flow cvtpi2pd(Core& core, const Insn& insn) {
   Block<8> rm;
   if (!fetch_mmx(core, insn, rm)) return Flow::fault;
@@ -189,13 +190,14 @@ void bind_vec_conversions(HandlerTable& table) {
   HUSK_CONVERT_SAME(cvttsd2si_q, to_gpr<u64, u64, to_qword<F64, true>>)
 #undef HUSK_CONVERT_BOTH
 #undef HUSK_CONVERT_SAME
-  table.set(Sem::mmx_cvtpi2ps, cvtpi2ps);
-  table.set(Sem::mmx_cvtpi2pd, cvtpi2pd);
+  table.set(Sem::mmx_cvtpi2ps, mmx_instruction<cvtpi2ps>);
+  table.set(Sem::mmx_cvtpi2pd, mmx_instruction<cvtpi2pd>);
+  table.set(Sem::mmx_cvtpi2ps_m, cvtpi2ps);
   table.set(Sem::mmx_cvtpi2pd_m, cvtpi2pd);
-  table.set(Sem::mmx_cvtps2pi, to_mmx<F32, false>);
-  table.set(Sem::mmx_cvttps2pi, to_mmx<F32, true>);
-  table.set(Sem::mmx_cvtpd2pi, to_mmx<F64, false>);
-  table.set(Sem::mmx_cvttpd2pi, to_mmx<F64, true>);
+  table.set(Sem::mmx_cvtps2pi, mmx_instruction<to_mmx<F32, false>>);
+  table.set(Sem::mmx_cvttps2pi, mmx_instruction<to_mmx<F32, true>>);
+  table.set(Sem::mmx_cvtpd2pi, mmx_instruction<to_mmx<F64, false>>);
+  table.set(Sem::mmx_cvttpd2pi, mmx_instruction<to_mmx<F64, true>>);
   table.set(Sem::avx_cvtph2ps, packed<u32, u16, ph2ps, Encoding::vex>);
   table.set(Sem::avx_cvtps2ph, cvtps2ph);
 }

@@ -73,28 +73,40 @@ struct AddSub {
     return block_of(x);
   }
 };
-/// DPPS, DPPD: products that imm[7:4] leaves out are +0; sums are made in pairs (SDM vol. 2). The steps' exceptions are
-/// found step by step: an unmasked one ends the instruction before the next step.
-template <class F>
-struct DotProduct {
-  static Block<16> apply(const Block<16>& a, const Block<16>& b, unsigned imm, fp::Env& env) {
-    using Bits = typename F::Bits;
-    const auto x = lanes_of<Bits>(a), y = lanes_of<Bits>(b);
-    Lanes<Bits, 16> product{}, out{};
-    for (unsigned i = 0; i < product.size(); ++i) {
-      if ((imm >> (4 + i)) & 1) product[i] = fp::mul<F>(x[i], y[i], env);
-    }
-    if (env.faults()) return block_of(out);
-    Bits sum = fp::add<F>(product[0], product[1], env);
-    if constexpr (product.size() == 4) {
-      const Bits upper = fp::add<F>(product[2], product[3], env);
-      if (env.faults()) return block_of(out);
-      sum = fp::add<F>(sum, upper, env);
-    }
-    for (unsigned i = 0; i < out.size(); ++i) out[i] = ((imm >> i) & 1) ? sum : Bits{0};
-    return block_of(out);
+/// DPPS, DPPD: products that imm[7:4] leaves out are +0; sums are made in pairs (SDM vol. 2). The exceptions are found
+/// step by step, each over the whole vector: an unmasked one ends the instruction before the next step, and takes only
+/// its own step's post-computation flags with it.
+template <class Format, Encoding E, unsigned N>
+inline Flow dot_product_sized(Core& core, const Insn& insn) {
+  using Bits = typename Format::Bits;
+  constexpr unsigned kCount = N / sizeof(Bits), kHalf = 16 / sizeof(Bits);
+  Block<N> rm;
+  if (!fetch<E>(core, insn, rm)) return Flow::fault;
+  const auto a = lanes_of<Bits>(read_vector<N>(core, first_source<E>(insn))), b = lanes_of<Bits>(rm);
+  const unsigned imm = imm8(insn);
+  Lanes<Bits, N> product{}, out{};
+  fp::Env env = fp_environment(core);
+  for (unsigned i = 0; i < kCount; ++i) {
+    if ((imm >> (4 + i % kHalf)) & 1) product[i] = fp::mul<Format>(a[i], b[i], env);
   }
-};
+  if (!commit_fp(core, env)) return Flow::fault;
+  for (unsigned stride = 1; stride < kHalf; stride *= 2) {
+    env = fp_environment(core);
+    for (unsigned i = 0; i < kCount; i += 2 * stride)
+      product[i] = fp::add<Format>(product[i], product[i + stride], env);
+    if (!commit_fp(core, env)) return Flow::fault;
+  }
+  for (unsigned i = 0; i < kCount; ++i) {
+    if ((imm >> (i % kHalf)) & 1) out[i] = product[i - i % kHalf];
+  }
+  write_result<E>(core, insn.reg, block_of(out));
+  return Flow::next;
+}
+template <class Format, Encoding E>
+Flow dot_product(Core& core, const Insn& insn) {
+  if (E == Encoding::vex && insn.vector_bytes == 32) return dot_product_sized<Format, E, 32>(core, insn);
+  return dot_product_sized<Format, E, 16>(core, insn);
+}
 
 /// Binds what both encodings have under `prefix` (sse_ or avx_).
 #define HUSK_VEC_BIND_FP(table, prefix, E, predicates)                                          \
@@ -124,8 +136,8 @@ struct DotProduct {
   table.set(Sem::prefix##hsubpd, fp_block<fpops::Horizontal<fp::F64, fpops::sub<fp::F64>>, E>); \
   table.set(Sem::prefix##addsubps, fp_block<fpops::AddSub<fp::F32>, E>);                        \
   table.set(Sem::prefix##addsubpd, fp_block<fpops::AddSub<fp::F64>, E>);                        \
-  table.set(Sem::prefix##dpps, fp_block<fpops::DotProduct<fp::F32>, E>);                        \
-  table.set(Sem::prefix##dppd, fp_block<fpops::DotProduct<fp::F64>, E>);
+  table.set(Sem::prefix##dpps, fpops::dot_product<fp::F32, E>);                                 \
+  table.set(Sem::prefix##dppd, fpops::dot_product<fp::F64, E>);
 #define HUSK_VEC_BIND_FP_OP(table, prefix, E, name, function)                        \
   table.set(Sem::prefix##name##ps, fp_packed<fp::F32, fpops::function<fp::F32>, E>); \
   table.set(Sem::prefix##name##pd, fp_packed<fp::F64, fpops::function<fp::F64>, E>); \

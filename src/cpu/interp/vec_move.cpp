@@ -206,16 +206,18 @@ Flow avx_test(Core& core, const Insn& insn) {
                                  : test_sized<Encoding::vex, 16, Mask>(core, insn);
 }
 
-// ---- SSE4A (APM vol. 4). A length of 0 means 64; a field beyond bit 63 is undefined, here cut off ----
+// ---- SSE4A (APM vol. 4). A length of 0 means 64; a field beyond bit 63 is undefined, here cut off. The upper half of
+// the register is undefined too; it becomes zero, as on family 19h ----
 
 u64 field_mask(unsigned length) { return mask_of(length == 0 ? 64 : length); }
 void extract_field(Core& core, unsigned number, unsigned length, unsigned index) {
-  write_element<u64>(core, number, 0, (read_element<u64>(core, number) >> index) & field_mask(length));
+  const u64 field = (read_element<u64>(core, number) >> index) & field_mask(length);
+  write_low(core, number, block_of(std::array<u64, 2>{field, 0}));
 }
 void insert_field(Core& core, const Insn& insn, unsigned length, unsigned index) {
   const u64 mask = field_mask(length) << index;
   const u64 old = read_element<u64>(core, insn.reg), from = read_element<u64>(core, insn.rm) << index;
-  write_element<u64>(core, insn.reg, 0, (old & ~mask) | (from & mask));
+  write_low(core, insn.reg, block_of(std::array<u64, 2>{(old & ~mask) | (from & mask), 0}));
 }
 Flow extrq_imm(Core& core, const Insn& insn) {
   extract_field(core, insn.rm, imm8(insn) & 63, insn.imm2 & 63);

@@ -34,7 +34,7 @@ struct AcpiFixedHardware {
   /// With smi_command 0 the machine is always in ACPI mode and SCI_EN must read as 1.
   std::uint16_t smi_command = 0;
   std::uint8_t acpi_enable = 0, acpi_disable = 0;
-  std::uint8_t s5_sleep_type = 5;  ///< SLP_TYP value that powers off
+  std::uint8_t s5_sleep_type = 7;  ///< SLP_TYP value that powers off (7: as in the ICH9)
   std::uint16_t reset_port = 0xCF9;
   std::uint8_t reset_value = 0x06;
 };

@@ -14,7 +14,7 @@
 
 namespace husk::boot {
 
-/// A Multiboot module, or (without a command line) an initrd.
+/// A Multiboot module (its command line begins with its file name, as QEMU and GRUB give it), or an initrd.
 struct BootModule {
   std::span<const std::uint8_t> data;
   std::string command_line;

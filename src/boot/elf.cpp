@@ -14,7 +14,7 @@ constexpr std::uint16_t kMachine386 = 3, kMachineX8664 = 62;
 constexpr std::uint16_t kTypeExecutable = 2, kTypeShared = 3;
 constexpr std::uint32_t kPtLoad = 1, kPtNote = 4;
 constexpr std::uint32_t kShtSymtab = 2;
-constexpr std::uint32_t kExecutable = 1;  // PF_X
+constexpr std::uint32_t kExecutable = 1, kReadable = 4;  // PF_X, PF_R
 constexpr std::uint32_t kMostSymbols = 4u << 20;
 
 std::unexpected<Error> bad_elf(std::string_view why) {
@@ -54,6 +54,10 @@ Status check_overlaps(const std::vector<ElfSegment>& segments) {
   for (std::size_t i = 1; i < ranges.size(); ++i)
     if (ranges[i - 1].overlaps(ranges[i])) return bad_elf(fmt::format("two segments overlap at {:#x}", ranges[i].base));
   return {};
+}
+
+bool left_out(const ElfSegment& segment) {
+  return segment.holds_headers && segment.paddr >= kLowRamEnd && segment.paddr + segment.memory_size <= kHighRamBase;
 }
 
 }  // namespace
@@ -124,7 +128,8 @@ Result<ElfFile> ElfFile::parse(Bytes file) {
       return bad_elf(fmt::format("segment {} is larger in the file than in memory", i));
     if (!checked_add(header.paddr, header.memory_size))
       return bad_elf(fmt::format("segment {} wraps around the end of memory", i));
-    elf.segments_.push_back({header.paddr, header.vaddr, header.memory_size, data, header.flags});
+    elf.segments_.push_back({header.paddr, header.vaddr, header.memory_size, data, header.flags,
+                             header.offset == 0 && header.flags == kReadable});
   }
   if (elf.segments_.empty()) return bad_elf("it has nothing to load");
   HUSK_TRY(check_overlaps(elf.segments_));
@@ -198,6 +203,7 @@ Result<std::vector<GpaRange>> ElfFile::load(mem::GuestMemory& memory, std::span<
   std::vector<GpaRange> loaded;
   for (const ElfSegment& segment : segments_) {
     const GpaRange range{segment.paddr, segment.memory_size};
+    if (left_out(segment)) continue;
     if (!is_ram(map, range))
       return std::unexpected(Error{fmt::format("the image wants {} at guest-physical {:#x}, where there is no RAM",
                                                size_text(range.length), range.base),
@@ -209,6 +215,7 @@ Result<std::vector<GpaRange>> ElfFile::load(mem::GuestMemory& memory, std::span<
     loaded.push_back(range);
   }
   for (const ElfSegment& segment : segments_) {
+    if (left_out(segment)) continue;
     HUSK_TRY(memory.write(segment.paddr, segment.data));
     // A guest that is restarted finds its old memory; what the file does not cover has to be zero all the same.
     HUSK_TRY(memory.fill(segment.paddr + segment.data.size(), 0, segment.memory_size - segment.data.size()));

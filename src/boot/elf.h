@@ -20,6 +20,8 @@ struct ElfSegment {
   std::uint64_t memory_size = 0;
   std::span<const std::uint8_t> data;
   std::uint32_t flags = 0;
+  /// Read-only and from file offset 0: the linker's copy of the ELF headers, which nothing needs in memory.
+  bool holds_headers = false;
 };
 
 /// The bytes must outlive the view. ELF32 and ELF64, little-endian.
@@ -44,7 +46,8 @@ class ElfFile {
   SymbolTable symbols() const;
 
   /// Copies the segments to their physical addresses and zeroes the rest of each. Each must be RAM of `map`, clear of
-  /// `forbidden`. Returns the ranges written.
+  /// `forbidden`. Returns the ranges written. An image linked to 1 MiB often has its headers in a segment just below,
+  /// in the ROMs' area; that one is left out.
   Result<std::vector<GpaRange>> load(mem::GuestMemory& memory, std::span<const E820Entry> map,
                                      std::span<const GpaRange> forbidden) const;
 

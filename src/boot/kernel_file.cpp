@@ -103,9 +103,16 @@ Result<KernelKind> detect_kernel(Bytes file, const std::string& name) {
 Result<LoadedGuest> load_kernel(mem::GuestMemory& memory, Bytes file, const std::string& name,
                                 const BootRequest& request) {
   const KernelKind kind = HUSK_TRY(detect_kernel(file, name));
-  auto loaded = kind == KernelKind::bzimage ? load_bzimage(memory, file, request)
-                : kind == KernelKind::pvh   ? load_pvh(memory, file, request)
-                                            : load_multiboot(memory, file, request);
+  const auto load = [&]() -> Result<LoadedGuest> {
+    if (kind == KernelKind::bzimage) return load_bzimage(memory, file, request);
+    if (kind == KernelKind::pvh) return load_pvh(memory, file, request);
+    // The first word of a Multiboot command line is the kernel's own name, with QEMU and GRUB Legacy alike, and test
+    // programs take it for argv[0].
+    BootRequest named = request;
+    named.command_line = request.command_line.empty() ? name : name + " " + request.command_line;
+    return load_multiboot(memory, file, named);
+  };
+  auto loaded = load();
   if (!loaded) return std::unexpected(std::move(loaded.error()).within("kernel " + name));
   return loaded;
 }

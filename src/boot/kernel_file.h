@@ -20,7 +20,7 @@ std::string_view kernel_kind_name(KernelKind kind);
 /// file, a disk image, a script, an empty or truncated file. `name` is how messages call the file.
 Result<KernelKind> detect_kernel(std::span<const std::uint8_t> file, const std::string& name);
 
-/// Loads any of the kinds. Errors carry `name`.
+/// Loads any of the kinds. Errors carry `name`; a Multiboot kernel finds it as the first word of its command line.
 Result<LoadedGuest> load_kernel(mem::GuestMemory& memory, std::span<const std::uint8_t> file, const std::string& name,
                                 const BootRequest& request);
 

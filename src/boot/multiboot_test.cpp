@@ -68,6 +68,30 @@ TEST(Multiboot, Elf32KernelGetsTheInformationStructure) {
   EXPECT_EQ(guest.load<std::uint64_t>(e.gdt.base + e.cs.selector) >> 40 & 0xF0FF, e.cs.attributes);
 }
 
+// GNU ld puts the ELF headers into a segment of their own right below an image that is linked to 1 MiB.
+TEST(Multiboot, HeaderSegmentInTheRomAreaIsLeftOut) {
+  TestMemory guest(kRam);
+  Bytes elf = make_elf(elf32());
+  testing::put<std::uint16_t>(elf, 44, 2);
+  for (const auto& [at, value] :
+       {std::pair{0u, 1u}, {4u, 0u}, {8u, 0xF'F000u}, {12u, 0xF'F000u}, {16u, 148u}, {20u, 148u}, {24u, 4u}})
+    testing::put<std::uint32_t>(elf, 52 + 32 + at, value);
+  const auto loaded = load_multiboot(guest.memory, elf, guest.request());
+  ASSERT_TRUE(loaded) << loaded.error().text();
+  EXPECT_EQ(guest.load<std::uint32_t>(0xF'F000), 0u);
+  testing::put<std::uint32_t>(elf, 52 + 32 + 24, 5);  // executable: that is code
+  expect_error(load_multiboot(guest.memory, elf, guest.request()), "no RAM");
+}
+
+TEST(Multiboot, CommandLineBeginsWithTheKernelsName) {
+  TestMemory guest(kRam);
+  auto request = guest.request();
+  request.command_line = "a b";
+  const auto loaded = load_kernel(guest.memory, make_elf(elf32()), "dir/k.elf", request);
+  ASSERT_TRUE(loaded) << loaded.error().text();
+  EXPECT_EQ(guest.string(guest.load<std::uint32_t>(loaded->entry.rbx + 16)), "dir/k.elf a b");
+}
+
 TEST(Multiboot, VirtualEntryPointBecomesPhysical) {
   TestMemory guest(kRam);
   auto o = elf32();

@@ -107,8 +107,11 @@ inline unsigned first_source(const Insn& insn) {
 }
 // ---- the rm operand ----
 
-/// A whole vector. Legacy SSE operands of 16 bytes must be aligned (SDM vol. 1, 15.3); MXCSR.MM of AMD's misalignsse is
-/// not modelled: the bit is reserved in husk's CPU models.
+/// MXCSR.MM, AMD's misaligned exception mask; it can be set only where the CPU model has misalignsse.
+inline constexpr std::uint32_t kMxcsrMisaligned = 1u << 17;
+
+/// A whole vector. Legacy SSE operands of 16 bytes must be aligned (SDM vol. 1, 15.3) unless MXCSR.MM is set; the moves
+/// that are aligned by name (vec_move.cpp) heed no MM (APM vol. 1, 4.2.2).
 template <Encoding E, unsigned N>
 [[nodiscard]] inline bool fetch(Core& core, const Insn& insn, Block<N>& out) {
   if (!insn.memory) {
@@ -116,6 +119,8 @@ template <Encoding E, unsigned N>
     return true;
   }
   if constexpr (E == Encoding::sse && N == 16) {
+    if (core.s.mxcsr & kMxcsrMisaligned) [[unlikely]]
+      return core.load(insn.segment, core.effective_address(insn), out);
     return core.load_aligned(insn.segment, core.effective_address(insn), out);
   } else {
     return core.load(insn.segment, core.effective_address(insn), out);
@@ -141,7 +146,8 @@ inline void begin_mmx(Core& core) {
 /// An x87 exception that waits to be taken comes before any MMX instruction (SDM vol. 3, 13.4).
 template <Handler H>
 Flow mmx_instruction(Core& core, const Insn& insn) {
-  if (const Flow flow = x87_check_pending(core); flow != Flow::next) [[unlikely]] return flow;
+  if (const Flow flow = x87_check_pending(core); flow != Flow::next) [[unlikely]]
+    return flow;
   return H(core, insn);
 }
 inline Block<8> read_mmx(const Core& core, unsigned number) {

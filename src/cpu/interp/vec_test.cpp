@@ -95,6 +95,16 @@ TEST_F(Vector, LegacyMemoryOperandMustBeAlignedAndVexOperandNeedNot) {
   EXPECT_EQ(m.run({0x0F, 0x28, 0x0B}), Flow::next);
 }
 
+TEST_F(Vector, MisalignedExceptionMaskFreesOperandsButNotAlignedMoves) {
+  m.state().mxcsr = 0x21F80;
+  m.state().gpr[kRbx] = VectorMachine::kScratch + 1;
+  EXPECT_EQ(m.run({0x66, 0x0F, 0xFC, 0x0B}), Flow::next);    // paddb xmm1, [rbx]
+  EXPECT_EQ(m.run({0x0F, 0x58, 0x0B}), Flow::next);          // addps xmm1, [rbx]
+  expect_fault(m.run({0x0F, 0x28, 0x0B}), kGP);              // movaps xmm1, [rbx]
+  expect_fault(m.run({0x66, 0x0F, 0x38, 0x2A, 0x0B}), kGP);  // movntdqa xmm1, [rbx]
+  expect_fault(m.run({0xC5, 0xF8, 0x28, 0x0B}), kGP);        // vmovaps xmm1, [rbx]
+}
+
 TEST_F(Vector, PackedLoadAcrossIntoAnAbsentPageFaultsWithoutAChange) {
   m.state().gpr[kRbx] = VectorMachine::kScratch + VectorMachine::kScratchSize - 8;
   m.set_vector<u64>(1, {7, 8});

@@ -1,0 +1,237 @@
+// husk: whether this host's KVM works, and how fast a guest runs in it
+#include "app/kvm_probe.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "base/result.h"
+#include "host/unique_fd.h"
+
+#if defined(__x86_64__)
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
+
+#include "base/bits.h"
+#include "host/event_loop.h"
+#include "host/mmap.h"
+#endif
+
+namespace husk::app {
+namespace {
+
+using host::UniqueFd;
+
+/// What the child tells.
+struct Answer {
+  double million_per_second = 0;
+  int error = 0;
+  char step[64] = {};
+};
+
+#if defined(__x86_64__)
+
+constexpr std::uint64_t kCodeAddress = 0x1000;
+constexpr std::size_t kGuestMemory = 0x10000;
+
+constexpr std::uint32_t kMostCpuid = 256;
+
+/// One vCPU with nothing but RAM.
+struct TinyGuest {
+  UniqueFd vm, vcpu;
+  host::Mmap memory, run_area;
+
+  /// Returns the name of the step that failed, or null.
+  const char* create(int kvm) {
+    vm.reset(::ioctl(kvm, KVM_CREATE_VM, 0));
+    if (!vm) return "KVM_CREATE_VM";
+    // Intel CPUs without unrestricted guest mode need somewhere for a task state segment (KVM api.rst, 4.11).
+    ::ioctl(vm.get(), KVM_SET_TSS_ADDR, 0xfffbd000ul);
+    auto ram = host::Mmap::anonymous(kGuestMemory);
+    if (!ram) return "mmap";
+    memory = std::move(*ram);
+    kvm_userspace_memory_region region{};
+    region.memory_size = kGuestMemory;
+    region.userspace_addr = reinterpret_cast<std::uintptr_t>(memory.data());
+    if (::ioctl(vm.get(), KVM_SET_USER_MEMORY_REGION, &region) != 0) return "KVM_SET_USER_MEMORY_REGION";
+    vcpu.reset(::ioctl(vm.get(), KVM_CREATE_VCPU, 0));
+    if (!vcpu) return "KVM_CREATE_VCPU";
+    const int size = ::ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+    if (size <= 0) return "KVM_GET_VCPU_MMAP_SIZE";
+    auto area = host::Mmap::shared(vcpu.get(), 0, static_cast<std::size_t>(size), true);
+    if (!area) return "mmap of the vCPU";
+    run_area = std::move(*area);
+    return nullptr;
+  }
+
+  /// Puts the vCPU where kernels spend their time: 64-bit mode, flat, with the first 2 MiB mapped one to one.
+  const char* enter_long_mode(int kvm) {
+    // Without CPUID the guest has no long mode, and KVM refuses EFER.LME.
+    std::vector<std::uint64_t> storage((sizeof(kvm_cpuid2) + kMostCpuid * sizeof(kvm_cpuid_entry2)) / 8 + 1);
+    auto* cpuid = reinterpret_cast<kvm_cpuid2*>(storage.data());
+    cpuid->nent = kMostCpuid;
+    if (::ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid) != 0) return "KVM_GET_SUPPORTED_CPUID";
+    if (::ioctl(vcpu.get(), KVM_SET_CPUID2, cpuid) != 0) return "KVM_SET_CPUID2";
+    // SDM vol. 3, 4.5: present, writable; bit 7 of a directory entry makes it a 2 MiB page.
+    store_le<std::uint64_t>(memory.data() + 0x2000, 0x3000 | 3);
+    store_le<std::uint64_t>(memory.data() + 0x3000, 0x4000 | 3);
+    store_le<std::uint64_t>(memory.data() + 0x4000, 0x83);
+    kvm_sregs special{};
+    if (::ioctl(vcpu.get(), KVM_GET_SREGS, &special) != 0) return "KVM_GET_SREGS";
+    kvm_segment code{};
+    code.limit = 0xffffffff;
+    code.selector = 0x10;
+    code.type = 11;  // code, readable, accessed
+    code.present = code.s = code.l = code.g = 1;
+    special.cs = code;
+    kvm_segment data = code;
+    data.selector = 0x18;
+    data.type = 3;  // data, writable, accessed
+    data.l = 0;
+    data.db = 1;
+    special.ds = special.es = special.fs = special.gs = special.ss = data;
+    special.cr3 = 0x2000;
+    special.cr4 |= 0x20;         // PAE
+    special.cr0 |= 0x8000'0001;  // PG, PE
+    special.efer |= 0x500;       // LMA, LME
+    if (::ioctl(vcpu.get(), KVM_SET_SREGS, &special) != 0) return "KVM_SET_SREGS";
+    return nullptr;
+  }
+
+  /// Counts down from `count` and halts.
+  const char* run(std::uint32_t count) {
+    std::uint8_t code[] = {
+        0xb9, 0,    0, 0, 0,  // mov ecx, count
+        0xff, 0xc9,           // dec ecx
+        0x75, 0xfc,           // jnz to the dec
+        0xf4,                 // hlt
+    };
+    store_le(code + 1, count);
+    std::memcpy(memory.data() + kCodeAddress, code, sizeof code);
+    kvm_regs registers{};
+    registers.rip = kCodeAddress;
+    registers.rflags = 2;
+    if (::ioctl(vcpu.get(), KVM_SET_REGS, &registers) != 0) return "KVM_SET_REGS";
+    const auto* shared = reinterpret_cast<const kvm_run*>(run_area.data());
+    for (;;) {
+      if (::ioctl(vcpu.get(), KVM_RUN, 0) == 0) break;
+      if (errno != EINTR && errno != EAGAIN) return "KVM_RUN";
+    }
+    errno = 0;
+    if (shared->exit_reason != KVM_EXIT_HLT) return "running a guest";
+    if (::ioctl(vcpu.get(), KVM_GET_REGS, &registers) != 0) return "KVM_GET_REGS";
+    return (registers.rcx & 0xffffffff) == 0 ? nullptr : "counting in a guest";
+  }
+};
+
+Answer measure(int kvm) {
+  Answer answer;
+  const auto failed = [&](const char* step) {
+    answer.error = errno;
+    std::strncpy(answer.step, step, sizeof answer.step - 1);
+    return answer;
+  };
+  if (::ioctl(kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION) return failed("KVM_GET_API_VERSION");
+  TinyGuest guest;
+  if (const char* step = guest.create(kvm)) return failed(step);
+  if (const char* step = guest.enter_long_mode(kvm)) return failed(step);
+  // Longer and longer, until the time is long enough to trust: a slow KVM is not asked for seconds.
+  for (std::uint32_t count = 10'000;; count *= 4) {
+    const std::uint64_t start = host::monotonic_now();
+    if (const char* step = guest.run(count)) return failed(step);
+    const std::uint64_t elapsed = host::monotonic_now() - start;
+    if (elapsed > 60'000'000 || count > 600'000'000) {
+      answer.million_per_second = 2.0 * count * 1000.0 / static_cast<double>(elapsed);
+      return answer;
+    }
+  }
+}
+
+#else
+
+Answer measure(int) {
+  Answer answer;
+  std::strncpy(answer.step, "x86 guests on this CPU", sizeof answer.step - 1);
+  return answer;
+}
+
+#endif
+
+constexpr int kPatienceMs = 5000;
+
+}  // namespace
+
+KvmReport probe_kvm(const std::string& device) {
+  KvmReport report;
+  const UniqueFd kvm(::open(device.c_str(), O_RDWR | O_CLOEXEC));
+  if (!kvm) {
+    const int error = errno;
+    report.detail = fail_errno(error, "cannot open " + device).error().message;
+    if (error == EACCES || error == EPERM) {
+      report.state = KvmReport::State::no_access;
+      report.next_step = "add this user to the group kvm (sudo usermod -aG kvm $USER) and log in again";
+    } else if (error == ENOENT) {
+      report.next_step =
+          "load the module (sudo modprobe kvm_intel or kvm_amd) and enable virtualization in the "
+          "firmware; on a virtual host, its provider must allow nesting";
+    } else {
+      report.state = KvmReport::State::broken;
+      report.next_step = "look at the kernel's messages (sudo dmesg | grep -i kvm)";
+    }
+    return report;
+  }
+
+  report.state = KvmReport::State::broken;
+  report.next_step = "look at the kernel's messages (sudo dmesg | grep -i kvm)";
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) {
+    report.detail = fail_errno(errno, "cannot create a pipe").error().message;
+    return report;
+  }
+  const UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  const pid_t child = ::fork();
+  if (child < 0) {
+    report.detail = fail_errno(errno, "cannot start a process").error().message;
+    return report;
+  }
+  if (child == 0) {
+    const Answer answer = measure(kvm.get());
+    const bool told = ::write(write_end.get(), &answer, sizeof answer) == sizeof answer;
+    ::_exit(told ? 0 : 1);
+  }
+  write_end.reset();
+  Answer answer;
+  pollfd waiting{read_end.get(), POLLIN, 0};
+  int ready;
+  do ready = ::poll(&waiting, 1, kPatienceMs);
+  while (ready < 0 && errno == EINTR);
+  const bool answered = ready == 1 && ::read(read_end.get(), &answer, sizeof answer) == sizeof answer;
+  if (!answered) ::kill(child, SIGKILL);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!answered) {
+    report.detail = ready == 0 ? "a small guest did not end within 5 s" : "a small guest crashed its process";
+  } else if (answer.step[0]) {
+    report.detail = answer.error ? fail_errno(answer.error, std::string(answer.step) + " failed").error().message
+                                 : std::string(answer.step) + " failed";
+  } else {
+    report.million_per_second = answer.million_per_second;
+    const bool fast = answer.million_per_second >= kHardwareSpeed;
+    report.state = fast ? KvmReport::State::usable : KvmReport::State::slow;
+    report.next_step = fast ? ""
+                            : "use husk's own CPU (--accel soft), which husk chooses by default here; this host's KVM "
+                              "emulates ordinary guests";
+  }
+  return report;
+}
+
+}  // namespace husk::app

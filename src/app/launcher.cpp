@@ -1,0 +1,266 @@
+// husk: the seam between the command lines and the machine
+#include "app/launcher.h"
+
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+
+#include "app/panic_watch.h"
+#include "app/session.h"
+#include "boot/initramfs.h"
+#include "boot/kernel_file.h"
+#include "machine/machine.h"
+#include "monitor/crash_report.h"
+#include "monitor/gdb_server.h"
+#include "monitor/trace_log.h"
+
+namespace husk::app {
+namespace {
+
+using machine::MachineConfig;
+using machine::MachineEvent;
+
+/// One run from configuration to ending.
+class Launch {
+ public:
+  Launch(const MachineConfig& config, const LaunchOptions& options, Session& session)
+      : config_(config), options_(options), session_(session) {}
+
+  Status prepare();
+  Ending run();
+
+ private:
+  Status choose_accelerator(machine::MachineOptions& machine) const;
+  Status choose_cpu(machine::MachineOptions& machine);
+  Status read_boot_files(machine::MachineOptions& machine);
+  Result<boot::LoadedGuest> load(mem::GuestMemory& memory, const machine::MicroBoard& board);
+  Status wire_devices(machine::MachineOptions& machine);
+  machine::CharBackendFactory chardev(const std::string& id);
+  Status start_trace();
+  Status start_gdb();
+  void handle(const MachineEvent& event);
+  void report(const MachineEvent& event, const std::string& headline);
+  std::string symbol(std::uint64_t address) const;
+
+  const MachineConfig& config_;
+  const LaunchOptions& options_;
+  Session& session_;
+  cpu::CpuModel model_;
+  std::vector<std::uint8_t> kernel_;
+  std::vector<std::vector<std::uint8_t>> modules_;
+  boot::SymbolTable symbols_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> log_file_{nullptr, std::fclose};
+  std::unique_ptr<monitor::TraceLog> trace_;
+  std::unique_ptr<machine::Machine> machine_;
+  std::unique_ptr<monitor::GdbServer> gdb_;
+};
+
+Status Launch::choose_accelerator(machine::MachineOptions& machine) const {
+  machine.accelerator = "interp";
+  if (config_.accelerators.empty()) return {};
+  for (const machine::AcceleratorKind kind : config_.accelerators)
+    if (kind == machine::AcceleratorKind::soft) return {};
+  return std::unexpected(Error{"accelerator kvm: this husk cannot use /dev/kvm yet", "leave it out, or name interp"});
+}
+
+Status Launch::choose_cpu(machine::MachineOptions& machine) {
+  model_ = HUSK_TRY(cpu::cpu_model(config_.cpu.model));
+  if (!config_.cpu.edits.empty()) HUSK_TRY(cpu::edit_features(model_, machine::edits_text(config_.cpu.edits)));
+  model_.topology = {config_.cpu.topology.sockets, config_.cpu.topology.cores, config_.cpu.topology.threads};
+  machine.cpu_model = model_;
+  return {};
+}
+
+Status Launch::read_boot_files(machine::MachineOptions& machine) {
+  const machine::BootConfig& boot = config_.boot;
+  if (!boot.firmware.empty()) {
+    machine.board.rom = HUSK_TRY(boot::read_boot_file(boot.firmware, "firmware", std::uint64_t{16} << 20));
+    const std::size_t size = machine.board.rom.size();
+    if (size < 0x10000 || size % 0x10000 != 0)
+      return std::unexpected(Error{fmt::format("firmware {} has {} bytes", boot.firmware, size),
+                                   "a ROM image has 64 KiB to 16 MiB, in multiples of 64 KiB"});
+    return {};
+  }
+  kernel_ = HUSK_TRY(boot::read_boot_file(boot.kernel, "kernel", boot::kKernelFileLimit));
+  const boot::KernelKind kind = HUSK_TRY(boot::detect_kernel(kernel_, boot.kernel));
+  symbols_ = boot::symbols_beside(boot.kernel);
+  if (!boot.builtin_initramfs_busybox.empty() && kind != boot::KernelKind::multiboot) {
+    modules_.push_back(HUSK_TRY(boot::make_default_initramfs(std::filesystem::path(boot.builtin_initramfs_busybox))));
+  } else if (!boot.initrd.empty() && kind != boot::KernelKind::multiboot) {
+    modules_.push_back(HUSK_TRY(boot::read_boot_file(boot.initrd, "initrd", boot::kInitrdFileLimit)));
+  } else {
+    for (const machine::ModuleConfig& module : boot.modules)
+      modules_.push_back(HUSK_TRY(boot::read_boot_file(module.path, "module", boot::kInitrdFileLimit)));
+  }
+  machine.boot = [this](mem::GuestMemory& memory, const machine::MicroBoard& board) { return load(memory, board); };
+  return {};
+}
+
+Result<boot::LoadedGuest> Launch::load(mem::GuestMemory& memory, const machine::MicroBoard& board) {
+  boot::BootRequest request;
+  request.layout = board.layout();
+  request.command_line = config_.boot.append;
+  request.guest_decompress = config_.boot.guest_decompress;
+  const bool own_modules = modules_.size() == config_.boot.modules.size();
+  for (std::size_t i = 0; i < modules_.size(); ++i) {
+    boot::BootModule module{modules_[i], {}};
+    if (own_modules) {
+      const machine::ModuleConfig& from = config_.boot.modules[i];
+      module.command_line = from.arguments.empty() ? from.path : from.path + " " + from.arguments;
+    }
+    request.modules.push_back(std::move(module));
+  }
+  request.rsdp_address = HUSK_TRY(board.write_tables(memory));
+  return boot::load_kernel(memory, kernel_, config_.boot.kernel, request);
+}
+
+machine::CharBackendFactory Launch::chardev(const std::string& id) {
+  return [this, id](mem::LockDomain& domain, const std::string& name) -> Result<std::unique_ptr<core::CharBackend>> {
+    auto backend = HUSK_TRY(session_.attach(
+        id,
+        [&domain](const std::function<void()>& work) {
+          const mem::DomainGuard guard(&domain);
+          work();
+        },
+        name));
+    if (options_.dialect != Dialect::run) return backend;
+    return std::make_unique<PanicWatch>(std::move(backend),
+                                        [this] { session_.end({.kind = Ending::Kind::guest_panic}); });
+  };
+}
+
+Status Launch::wire_devices(machine::MachineOptions& machine) {
+  for (std::size_t i = 0; i < config_.serials.size(); ++i)
+    if (!config_.serials[i].empty()) machine.board.serial[i] = chardev(config_.serials[i]);
+  for (const machine::DeviceConfig& device : config_.devices) {
+    if (const auto* exit = std::get_if<machine::DebugExitConfig>(&device)) machine.board.debug_exits.push_back(*exit);
+    if (const auto* console = std::get_if<machine::DebugConsoleConfig>(&device))
+      machine.board.debugcons.push_back({*console, chardev(console->chardev)});
+    if (std::holds_alternative<machine::PcTestDeviceConfig>(device)) machine.board.pc_testdev = true;
+  }
+  return {};
+}
+
+Status Launch::prepare() {
+  machine::MachineOptions machine;
+  machine.board.ram_bytes = config_.memory_bytes;
+  machine.board.cpus = config_.cpu.topology.count;
+  machine.no_reboot = config_.no_reboot;
+  // A kernel developer wants to see why; QEMU's users expect the reset that a board would do.
+  machine.reset_on_triple_fault = options_.dialect == Dialect::qemu;
+  HUSK_TRY(choose_accelerator(machine));
+  HUSK_TRY(choose_cpu(machine));
+  HUSK_TRY(read_boot_files(machine));
+  HUSK_TRY(wire_devices(machine));
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  ::localtime_r(&now, &local);
+  machine.wall_clock_base = machine::wall_clock_base(config_.rtc, now, local.tm_gmtoff);
+  if (!machine.wall_clock_base && config_.rtc.base == machine::RtcConfig::Base::local_time)
+    machine.board.rtc_offset_seconds = local.tm_gmtoff;
+  machine_ = HUSK_TRY(machine::Machine::create(session_.loop(), session_.log(), std::move(machine),
+                                               [this](const MachineEvent& event) { handle(event); }));
+  HUSK_TRY(start_trace());
+  return start_gdb();
+}
+
+Status Launch::start_trace() {
+  const machine::DebugLogConfig& log = config_.debug_log;
+  if (!log.trace) return {};
+  std::FILE* out = stderr;
+  if (!log.file.empty()) {
+    log_file_.reset(std::fopen(log.file.c_str(), "we"));
+    if (!log_file_) return fail_errno(errno, "cannot write the log file " + log.file);
+    out = log_file_.get();
+  }
+  trace_ = std::make_unique<monitor::TraceLog>(monitor::TraceLog::Deps{
+      out, machine_->memory_space(), model_, log.registers, [this](std::uint64_t address) { return symbol(address); }});
+  static_assert(static_cast<unsigned>(machine::TraceCategory::exec) == accel::TraceSink::kExec);
+  for (unsigned i = 0; i < machine_->cpu_count(); ++i) HUSK_TRY(machine_->vcpu(i).set_trace(trace_.get(), log.trace));
+  return {};
+}
+
+Status Launch::start_gdb() {
+  if (!config_.gdb) return {};
+  gdb_ = HUSK_TRY(monitor::GdbServer::create(
+      {session_.loop(), session_.log(), *machine_, model_, [this] { session_.end({.kind = Ending::Kind::user_quit}); }},
+      *config_.gdb));
+  session_.log().info("gdb server on {}", host::to_text(gdb_->address()));
+  return {};
+}
+
+std::string Launch::symbol(std::uint64_t address) const {
+  if (machine_ && machine_->guest())
+    if (const auto hit = machine_->guest()->symbols.find(address)) return hit->text();
+  const auto hit = symbols_.find(address);
+  return hit ? hit->text() : std::string();
+}
+
+void Launch::report(const MachineEvent& event, const std::string& headline) {
+  accel::Vcpu& vcpu = machine_->vcpu(event.vcpu);
+  const cpu::CpuState state = vcpu.get_state();
+  const auto past = vcpu.past_events();
+  std::vector<const boot::SymbolTable*> symbols;
+  if (machine_->guest()) symbols.push_back(&machine_->guest()->symbols);
+  symbols.push_back(&symbols_);
+  const std::string text =
+      monitor::crash_report({headline, state, model_, machine_->memory_space(), past, symbols, vcpu.instructions()});
+  // The terminal is in raw mode, where a line feed does not return the carriage.
+  std::string shown;
+  for (const char c : text) shown += c == '\n' ? std::string("\r\n") : std::string(1, c);
+  std::fputs(shown.c_str(), stderr);
+}
+
+void Launch::handle(const MachineEvent& event) {
+  if (gdb_ && gdb_->take(event)) return;
+  switch (event.kind) {
+    case MachineEvent::Kind::power_off: return session_.end({.kind = Ending::Kind::power_off});
+    case MachineEvent::Kind::reset: return session_.end({.kind = Ending::Kind::reset});
+    case MachineEvent::Kind::guest_panic: return session_.end({.kind = Ending::Kind::guest_panic});
+    case MachineEvent::Kind::debug_exit:
+      return session_.end({.kind = Ending::Kind::debug_exit, .status = event.status});
+    case MachineEvent::Kind::triple_fault:
+      report(event, fmt::format("CPU {}: triple fault", event.vcpu));
+      return session_.end({.kind = Ending::Kind::triple_fault});
+    case MachineEvent::Kind::stuck:
+      report(event, fmt::format("CPU {}: halted with interrupts off, and nothing can wake it", event.vcpu));
+      return session_.end({.kind = Ending::Kind::triple_fault});
+    case MachineEvent::Kind::debug: return machine_->resume();  // the debugger left while the stop was on its way
+    case MachineEvent::Kind::failed:
+      print_error(options_.program, event.error);
+      return session_.end({.kind = Ending::Kind::failed});
+  }
+}
+
+Ending Launch::run() {
+  if (const auto early = session_.wait_for_clients()) return *early;
+  session_.on_suspend([this] { machine_->pause(); }, [this] { machine_->resume(); });
+  if (!config_.start_paused) machine_->resume();
+  const Ending ending = session_.run();
+  machine_->pause();
+  gdb_.reset();
+  // The machine's devices use the session's character devices, and its CPUs the trace.
+  machine_.reset();
+  return ending;
+}
+
+}  // namespace
+
+int launch(const MachineConfig& config, const LaunchOptions& options) {
+  const auto session = Session::create(config, options);
+  if (!session) {
+    print_error(options.program, session.error());
+    return kUsageError;
+  }
+  Launch launch(config, options, **session);
+  if (const auto ready = launch.prepare(); !ready) {
+    print_error(options.program, ready.error());
+    return kUsageError;
+  }
+  const Ending ending = launch.run();
+  if (options.announce_ending && ending.kind != Ending::Kind::power_off)
+    std::fprintf(stderr, "%s: %s\r\n", options.program, to_text(ending).c_str());
+  return conclude(ending, options.dialect);
+}
+
+}  // namespace husk::app

@@ -1,0 +1,79 @@
+// husk: property lists of QEMU's options: key=value pairs that must all be known
+#include "app/qemu_properties.h"
+
+#include <algorithm>
+
+namespace husk::app {
+
+std::unexpected<Error> refuse(std::string message, std::string next_step) {
+  return std::unexpected(Error{std::move(message), std::move(next_step)});
+}
+
+Properties::Properties(std::string_view text, std::string_view implied, std::string what) : what_(std::move(what)) {
+  bool first = true;
+  for (machine::OptionPart& part : machine::split_option(text)) {
+    if (first && !part.has_value && !implied.empty()) part = {std::string(implied), std::move(part.key), true};
+    first = false;
+    pairs_.push_back({std::move(part), false});
+  }
+}
+
+std::optional<std::string> Properties::take(std::string_view key) {
+  if (std::find(asked_.begin(), asked_.end(), key) == asked_.end()) asked_.emplace_back(key);
+  std::optional<std::string> value;
+  // As in QEMU, the last of several counts.
+  for (Pair& pair : pairs_) {
+    if (pair.part.key == key) {
+      pair.taken = true;
+      value = pair.part.has_value ? pair.part.value : "on";
+    } else if (!pair.part.has_value && pair.part.key.starts_with("no") &&
+               std::string_view(pair.part.key).substr(2) == key) {
+      // "nowait" is an old way to say wait=off.
+      pair.taken = true;
+      value = "off";
+    }
+  }
+  return value;
+}
+
+void Properties::skip(std::string_view key) {
+  for (Pair& pair : pairs_) pair.taken = pair.taken || pair.part.key == key;
+}
+
+Result<bool> Properties::take_bool(std::string_view key, bool absent) {
+  const auto value = take(key);
+  if (!value) return absent;
+  auto flag = machine::parse_bool(*value);
+  if (!flag) return std::unexpected(std::move(flag).error().within(fmt::format("{} of {}", key, what_)));
+  return flag;
+}
+
+Result<std::uint64_t> Properties::take_number(std::string_view key, std::uint64_t absent, std::uint64_t most) {
+  const auto value = take(key);
+  if (!value) return absent;
+  auto number = machine::parse_number(*value, most);
+  if (!number) return std::unexpected(std::move(number).error().within(fmt::format("{} of {}", key, what_)));
+  return number;
+}
+
+Status Properties::take_fixed(std::string_view key, std::initializer_list<std::string_view> possible) {
+  const auto value = take(key);
+  if (!value || std::find(possible.begin(), possible.end(), *value) != possible.end()) return {};
+  return refuse(fmt::format("{} cannot have {}={}", what_, key, *value),
+                fmt::format("leave it out, or give {}={}", key, *possible.begin()));
+}
+
+Status Properties::finish() {
+  for (const Pair& pair : pairs_) {
+    if (pair.taken) continue;
+    const std::vector<std::string_view> names(asked_.begin(), asked_.end());
+    std::string list;
+    for (const std::string& name : asked_) list += (list.empty() ? "" : ", ") + name;
+    return refuse(
+        fmt::format("{} has no property '{}'{}", what_, pair.part.key, machine::nearest_hint(pair.part.key, names)),
+        asked_.empty() ? "it has none" : "it has " + list);
+  }
+  return {};
+}
+
+}  // namespace husk::app

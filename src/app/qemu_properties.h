@@ -1,0 +1,43 @@
+// husk: property lists of QEMU's options: key=value pairs that must all be known
+#pragma once
+
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "machine/config.h"
+
+namespace husk::app {
+
+/// The pairs of one option. Each is taken once; finish() refuses what nobody took.
+class Properties {
+ public:
+  /// `implied`: the key of a first part without "=" (QEMU's implied option name), or "".
+  Properties(std::string_view text, std::string_view implied, std::string what);
+
+  std::optional<std::string> take(std::string_view key);
+  /// take() of a part that is no property of the object itself, so that no message lists it.
+  void skip(std::string_view key);
+  Result<bool> take_bool(std::string_view key, bool absent);
+  Result<std::uint64_t> take_number(std::string_view key, std::uint64_t absent, std::uint64_t most);
+  /// Refuses the property unless it has one of the values that describe what husk does anyway.
+  Status take_fixed(std::string_view key, std::initializer_list<std::string_view> possible);
+  Status finish();
+  const std::string& what() const { return what_; }
+
+ private:
+  struct Pair {
+    machine::OptionPart part;
+    bool taken = false;
+  };
+  std::string what_;
+  std::vector<Pair> pairs_;
+  std::vector<std::string> asked_;
+};
+
+std::unexpected<Error> refuse(std::string message, std::string next_step);
+
+}  // namespace husk::app

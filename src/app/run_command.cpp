@@ -1,0 +1,271 @@
+// husk: the command line of `husk run`
+#include "app/run_command.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+
+#include "app/exit_status.h"
+#include "app/qemu_options.h"
+#include "app/qemu_properties.h"
+#include "boot/initramfs.h"
+
+namespace husk::app {
+namespace {
+
+using machine::MachineConfig;
+
+/// The options as they are written; what they mean comes after.
+struct Written {
+  std::string kernel, memory, cpus, cpu, initrd, append, firmware, console, rtc_base, rtc_clock, gdb, trace, timeout;
+  std::string log_file, pid_file, name, exec, accelerators;
+  std::vector<std::string> modules, serials, chardevs, devices;
+  bool no_initrd = false, guest_decompress = false, paused = false, no_reboot = false, quiet = false;
+  bool guest_errors = false;
+};
+
+std::unique_ptr<CLI::App> make_parser(Written& written) {
+  auto app = std::make_unique<CLI::App>(
+      "Runs a virtual machine with its serial console on this terminal.\n"
+      "Ctrl-A x quits, Ctrl-A h shows more keys.\n\n"
+      "Without KERNEL the newest of /boot is taken; without --initrd a Linux guest gets a small one with busybox, and "
+      "a\n"
+      "shell. DEVICE is one of stdio, null, none, pty, file:PATH, pipe:PATH, chardev:ID, "
+      "unix:PATH[,server=on][,wait=off],\n"
+      "tcp:[HOST]:PORT[,server=on][,wait=off], telnet:...; mon: before it adds the Ctrl-A keys.",
+      "husk run");
+  app->allow_extras();
+  app->set_help_flag("-h,--help", "show this help");
+  app->get_formatter()->column_width(34);
+  app->add_option("KERNEL", written.kernel, "bzImage, ELF vmlinux or Multiboot kernel");
+
+  const std::string machine = "Machine";
+  app->add_option("-m,--memory", written.memory, "memory, such as 512M or 4G (1G)")->type_name("SIZE")->group(machine);
+  app->add_option("--cpus", written.cpus, "N[,sockets=N,cores=N,threads=N] (1)")->type_name("N")->group(machine);
+  app->add_option("--cpu", written.cpu, "MODEL[,+FEATURE][,-FEATURE] (max)")->type_name("MODEL")->group(machine);
+  app->add_option("--accel", written.accelerators,
+                  "kvm, soft, or both in the order to try (kvm if it is fast, else soft)")
+      ->type_name("LIST")
+      ->group(machine);
+  app->add_option("--device", written.devices, "isa-debug-exit, isa-debugcon or pc-testdev with its properties")
+      ->type_name("NAME,...")
+      ->group(machine);
+  app->add_option("--rtc", written.rtc_base, "clock shows utc, localtime or a date (utc)")
+      ->type_name("BASE")
+      ->group(machine);
+  app->add_option("--rtc-clock", written.rtc_clock, "clock follows the host or the vm's own time (host)")
+      ->type_name("host|vm")
+      ->group(machine);
+  app->add_option("--name", written.name, "the machine's name")->type_name("NAME")->group(machine);
+
+  const std::string boot = "Boot";
+  app->add_option("--initrd", written.initrd, "initial RAM disk")->type_name("FILE")->group(boot);
+  app->add_flag("--no-initrd", written.no_initrd, "boot without one")->group(boot);
+  app->add_option("--append", written.append, "added to the kernel's command line")->type_name("TEXT")->group(boot);
+  app->add_option("--exec", written.exec, "run a shell script in the small initramfs, then power off")
+      ->type_name("SCRIPT")
+      ->group(boot);
+  app->add_option("--module", written.modules, "Multiboot module: FILE[ ARGUMENTS]")->type_name("FILE")->group(boot);
+  app->add_option("--bios", written.firmware, "start a firmware image instead of a kernel")
+      ->type_name("FILE")
+      ->group(boot);
+  app->add_flag("--guest-decompress", written.guest_decompress, "let the guest unpack its kernel itself")->group(boot);
+
+  const std::string consoles = "Consoles";
+  app->add_option("--console", written.console, "first serial port (mon:stdio)")->type_name("DEVICE")->group(consoles);
+  app->add_option("--serial", written.serials, "one more serial port")->type_name("DEVICE")->group(consoles);
+  app->add_option("--chardev", written.chardevs, "KIND,id=ID,...: a character device to refer to")
+      ->type_name("KIND,...")
+      ->group(consoles);
+
+  const std::string life = "Life";
+  app->add_option("--timeout", written.timeout, "end after this time: 30, 500ms, 2m")->type_name("TIME")->group(life);
+  app->add_flag("--no-reboot", written.no_reboot, "end when the guest resets the machine")->group(life);
+  app->add_option("--pidfile", written.pid_file, "write husk's process id there")->type_name("FILE")->group(life);
+  app->add_flag("--quiet", written.quiet, "do not say how the run ended")->group(life);
+
+  const std::string debugging = "Debugging";
+  app->add_option("--gdb", written.gdb, "[HOST:]PORT or unix:PATH: listen for gdb")
+      ->type_name("ADDRESS")
+      ->group(debugging);
+  app->add_flag("--paused", written.paused, "do not start the CPUs: gdb will")->group(debugging);
+  app->add_option("--trace", written.trace, "log exceptions, interrupts, io, msr, mmio, exec or all")
+      ->type_name("LIST")
+      ->group(debugging);
+  app->add_flag("--guest-errors", written.guest_errors, "log what the guest does wrong")->group(debugging);
+  app->add_option("--log", written.log_file, "where logs go (standard error)")->type_name("FILE")->group(debugging);
+  app->footer("\n" + exit_status_help());
+  return app;
+}
+
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options())
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  return names;
+}
+
+Error unknown_option(const CLI::App& app, const std::string& argument) {
+  const std::string shown = argument.substr(0, argument.find('='));
+  const std::vector<std::string> names = option_names(app);
+  const std::string bare = shown.substr(std::min(shown.find_first_not_of('-'), shown.size()));
+  std::vector<std::string_view> bare_names;
+  for (const std::string& name : names) bare_names.push_back(std::string_view(name).substr(2));
+  // QEMU's names for what is called otherwise here.
+  static constexpr std::pair<std::string_view, std::string_view> kQemuNames[] = {
+      {"smp", "cpus"}, {"kernel", "KERNEL"}, {"bios", "bios"}, {"S", "paused"},          {"s", "gdb"},
+      {"d", "trace"},  {"D", "log"},         {"M", "machine"}, {"nographic", "console"}, {"drive", "initrd"},
+  };
+  for (const auto& [qemu, own] : kQemuNames)
+    if (bare == qemu)
+      return {fmt::format("husk run has no option '{}'", shown),
+              own == "KERNEL" ? "give the kernel without an option: husk run FILE"
+              : own == "machine"
+                  ? "it has one board only; 'husk qemu' takes QEMU's options"
+                  : fmt::format("the nearest one it has is --{}; 'husk qemu' takes QEMU's options", own)};
+  const auto near = machine::nearest(bare, bare_names);
+  return {fmt::format("husk run has no option '{}'", shown),
+          near ? fmt::format("the nearest one it has is --{}; 'husk run --help' lists all", *near)
+               : "'husk run --help' lists those it has"};
+}
+
+/// Puts the option's name before an error.
+template <class T>
+Result<T> of(const char* option, Result<T> result) {
+  if (!result) return std::unexpected(std::move(result).error().within(option));
+  return result;
+}
+
+Status apply_accelerators(MachineConfig& config, std::string_view list) {
+  for (;;) {
+    const std::size_t end = list.find_first_of(",:");
+    config.accelerators.push_back(HUSK_TRY(of("--accel", parse_accelerator(list.substr(0, end)))));
+    if (end == std::string_view::npos) return {};
+    list.remove_prefix(end + 1);
+  }
+}
+
+Status apply_machine(MachineConfig& config, const Written& written) {
+  if (!written.memory.empty())
+    config.memory_bytes = HUSK_TRY(of("--memory", machine::parse_size(written.memory, 1 << 20)));
+  if (!written.cpu.empty()) config.cpu = HUSK_TRY(of("--cpu", parse_cpu(written.cpu)));
+  if (!written.cpus.empty()) config.cpu.topology = HUSK_TRY(of("--cpus", parse_smp(written.cpus)));
+  if (!written.accelerators.empty()) HUSK_TRY(apply_accelerators(config, written.accelerators));
+  for (const std::string& text : written.chardevs) HUSK_TRY(of("--chardev", add_chardev_option(config, text)));
+  for (const std::string& text : written.devices) HUSK_TRY(of("--device", add_device_option(config, text)));
+  if (!written.rtc_base.empty()) config.rtc = HUSK_TRY(of("--rtc", machine::parse_rtc_base(written.rtc_base)));
+  if (written.rtc_clock == "vm")
+    config.rtc.clock = machine::RtcConfig::Clock::vm;
+  else if (!written.rtc_clock.empty() && written.rtc_clock != "host")
+    return refuse(fmt::format("--rtc-clock: there is no clock '{}'", written.rtc_clock), "choose host or vm");
+  config.name = written.name;
+  return {};
+}
+
+Status apply_life(MachineConfig& config, const Written& written) {
+  if (!written.timeout.empty()) config.timeout_ns = HUSK_TRY(of("--timeout", machine::parse_duration(written.timeout)));
+  if (!written.gdb.empty()) config.gdb = HUSK_TRY(of("--gdb", machine::parse_gdb(written.gdb)));
+  if (!written.trace.empty()) config.debug_log.trace = HUSK_TRY(of("--trace", machine::parse_trace(written.trace)));
+  if (written.paused && !config.gdb) return refuse("--paused: nothing could ever start the machine", "add --gdb PORT");
+  config.debug_log.guest_errors = written.guest_errors;
+  config.debug_log.file = written.log_file;
+  config.start_paused = written.paused;
+  config.no_reboot = written.no_reboot;
+  config.pid_file = written.pid_file;
+  return {};
+}
+
+Status apply_consoles(MachineConfig& config, const Written& written) {
+  std::vector<std::string> sources{written.console.empty() ? "mon:stdio" : written.console};
+  sources.insert(sources.end(), written.serials.begin(), written.serials.end());
+  for (std::size_t i = 0; i < sources.size(); ++i)
+    config.serials.push_back(HUSK_TRY(
+        of(i == 0 ? "--console" : "--serial", add_char_source(config, sources[i], fmt::format("serial{}", i)))));
+  return {};
+}
+
+/// True if `word` begins a word of `text`.
+bool has_word(std::string_view text, std::string_view word) {
+  for (std::size_t at = text.find(word); at != std::string_view::npos; at = text.find(word, at + 1))
+    if (at == 0 || text[at - 1] == ' ') return true;
+  return false;
+}
+
+void add_word(std::string& text, std::string_view word) {
+  if (!text.empty()) text += ' ';
+  text += word;
+}
+
+Status apply_boot(MachineConfig& config, const Written& written, const std::function<RunDefaults()>& defaults) {
+  machine::BootConfig& boot = config.boot;
+  boot.guest_decompress = written.guest_decompress;
+  boot.firmware = written.firmware;
+  boot.initrd = written.initrd;
+  if (!written.initrd.empty()) boot.modules.push_back({written.initrd});
+  for (const std::string& module : written.modules) {
+    const std::size_t space = module.find(' ');
+    boot.modules.push_back({module.substr(0, space), space == std::string::npos ? "" : module.substr(space + 1)});
+    if (boot.modules.back().path.empty()) return refuse("--module has no path", "write --module 'FILE ARGUMENTS'");
+  }
+  if (!written.firmware.empty()) {
+    boot.kernel = written.kernel;  // validate() refuses both
+    boot.append = written.append;
+    return {};
+  }
+  const bool wants_initramfs = written.initrd.empty() && !written.no_initrd && written.modules.empty();
+  std::optional<RunDefaults> found;
+  if (written.kernel.empty() || wants_initramfs) found = defaults();
+  boot.kernel = written.kernel.empty() ? HUSK_TRY(std::move(found->kernel)) : written.kernel;
+  if (wants_initramfs && found->busybox) boot.builtin_initramfs_busybox = *found->busybox;
+
+  if (!config.serials.front().empty() && !has_word(written.append, "console=")) add_word(boot.append, "console=ttyS0");
+  if (!boot.builtin_initramfs_busybox.empty() && found->rows_columns)
+    add_word(boot.append,
+             fmt::format("husk.rows={} husk.cols={}", found->rows_columns->first, found->rows_columns->second));
+  if (!written.exec.empty()) {
+    if (boot.builtin_initramfs_busybox.empty())
+      return refuse("--exec needs husk's own small initramfs",
+                    wants_initramfs ? "install busybox-static, or run tools/fetch-guest of husk's source"
+                                    : "leave --initrd, --no-initrd and --module out");
+    add_word(boot.append, "husk.exec=" + boot::base64(written.exec));
+  }
+  if (!written.append.empty()) add_word(boot.append, written.append);
+  return {};
+}
+
+}  // namespace
+
+std::vector<std::string> run_option_names() {
+  Written written;
+  return option_names(*make_parser(written));
+}
+
+Result<RunRequest> parse_run_options(std::span<const std::string> arguments,
+                                     const std::function<RunDefaults()>& defaults) {
+  Written written;
+  const auto parser = make_parser(written);
+  // CLI11 takes its arguments from the back, and reports by exceptions; none leaves this function.
+  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+  try {
+    parser->parse(std::move(reversed));
+  } catch (const CLI::CallForHelp&) {
+    return RunRequest{.machine = {}, .print = parser->help()};
+  } catch (const CLI::ParseError& error) {
+    return refuse(error.what(), "'husk run --help' shows the options");
+  }
+  for (const std::string& extra : parser->remaining()) {
+    if (extra.size() > 1 && extra[0] == '-') return std::unexpected(unknown_option(*parser, extra));
+    return refuse(fmt::format("'{}' is one argument too many", extra),
+                  "husk run takes one kernel; words for its command line go into --append 'WORDS'");
+  }
+  RunRequest request{.machine = MachineConfig{}, .print = {}, .quiet = written.quiet};
+  MachineConfig& config = *request.machine;
+  HUSK_TRY(apply_machine(config, written));
+  HUSK_TRY(apply_consoles(config, written));
+  HUSK_TRY(apply_life(config, written));
+  HUSK_TRY(apply_boot(config, written, defaults));
+  HUSK_TRY(machine::validate(config));
+  return request;
+}
+
+}  // namespace husk::app

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cctype>
-#include <set>
+#include <tuple>
 #include <utility>
 
 namespace husk::cpu::testing {
@@ -401,7 +401,7 @@ void Comparison::compare_operands(const Insn& insn, const Form& form, std::span<
   }
 }
 
-void Comparison::compare_facts(const Insn&, const Form& form, std::span<const std::uint8_t> bytes) {
+void Comparison::compare_facts(const Insn& insn, const Form& form, std::span<const std::uint8_t> bytes) {
   for (unsigned i = 0; i < std::size(form.operands) && form.operands[i].kind != OperandKind::none; ++i) {
     const Operand& ours = form.operands[i];
     if (!matched_[i]) continue;
@@ -418,6 +418,16 @@ void Comparison::compare_facts(const Insn&, const Form& form, std::span<const st
   const std::string_view set = ZydisISASetGetString(theirs_.meta.isa_set);
   if (!same_feature(feature, set)) {
     note(fmt::format("feature {} / {} {}", feature, set, form.mnemonic), bytes, std::string(form.encoding));
+  }
+  for (const auto& [attribute, their_attribute, what] : {std::tuple{kAttrLock, ZYDIS_ATTRIB_ACCEPTS_LOCK, "lock"},
+                                                         {kAttrRep, ZYDIS_ATTRIB_ACCEPTS_REP, "rep"},
+                                                         {kAttrRepCond, ZYDIS_ATTRIB_ACCEPTS_REPE, "repcc"},
+                                                         {kAttrCpl0, ZYDIS_ATTRIB_IS_PRIVILEGED, "cpl0"}}) {
+    const bool ours = (form.attributes & attribute) != 0;
+    // LOCK needs a memory destination; the first instruction met may have a register.
+    if (attribute == kAttrLock && !insn.memory) continue;
+    if (ours == ((theirs_.attributes & their_attribute) != 0)) continue;
+    note(fmt::format("attribute {} {} '{}'", what, form.mnemonic, form.encoding), bytes, ours ? "ours" : "Zydis'");
   }
   const ZydisAccessedFlags* flags = theirs_.cpu_flags;
   if (!flags) return;

@@ -29,8 +29,8 @@ class Comparison {
  public:
   explicit Comparison(CodeSize code_size);
   /// Decodes the start of `bytes` with both and compares validity, length, mnemonic and every operand the assembler
-  /// syntax shows; and, the first time a form is met, its access, flags and feature columns. Returns how far Zydis says
-  /// that a linear sweep has to go on (1 where it sees no instruction).
+  /// syntax shows; and, the first time a form is met, its access, flags, feature and prefix and privilege columns.
+  /// Returns how far Zydis says that a linear sweep has to go on (1 where it sees no instruction).
   unsigned compare(std::span<const std::uint8_t> bytes);
 
   struct Kind {

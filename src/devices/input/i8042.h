@@ -125,11 +125,11 @@ class I8042 final : public core::StatefulDevice<I8042Chip::State>, private mem::
     mem::AddressSpace& io;
     mem::LockDomain* domain = nullptr;
     core::Clock& clock;
-    core::InterruptLine keyboard_irq;  ///< IRQ 1
-    core::InterruptLine mouse_irq;     ///< IRQ 12
+    core::InterruptLine keyboard_irq = {};  ///< IRQ 1
+    core::InterruptLine mouse_irq = {};     ///< IRQ 12
     core::MachineControl& control;
     A20Gate& a20;
-    std::function<void(std::uint8_t leds)> leds_changed;  ///< may be empty; not during a load
+    std::function<void(std::uint8_t leds)> leds_changed = {};  ///< may be empty; not during a load
   };
   struct Config {
     bool initialised = false;  ///< see I8042Chip::power_on

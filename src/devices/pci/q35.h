@@ -61,9 +61,9 @@ class LpcBridge final : public core::StatefulDevice<FunctionState>, private Func
   struct Deps {
     Bus& bus;
     /// PMBASE or ACPI_CNTL changed: where the ACPI block is now. Called from reset, configuration writes and load.
-    std::function<void(std::optional<std::uint16_t>)> acpi_base;
+    std::function<void(std::optional<std::uint16_t>)> acpi_base = {};
     /// PIRQ[A..H] routing changed; look at pirq_route(). May be empty.
-    std::function<void()> routing;
+    std::function<void()> routing = {};
   };
   struct Config {
     /// PMBASE after reset, 128-byte aligned and enabled; 0: as on hardware, for firmware to place.

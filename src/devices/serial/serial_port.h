@@ -31,7 +31,7 @@ class SerialPort final : public core::StatefulDevice<Uart16550::State>, private 
     mem::AddressSpace& io;
     mem::LockDomain* domain = nullptr;
     core::Clock& clock;
-    core::InterruptLine irq;
+    core::InterruptLine irq = {};
     core::CharBackend* backend = nullptr;  ///< none: output is dropped, the modem pins say connected
   };
   struct Config {

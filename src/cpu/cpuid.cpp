@@ -14,6 +14,9 @@ namespace {
 
 constexpr std::uint32_t kHypervisorBase = 0x40000000, kHypervisorTiming = 0x40000010;
 constexpr char kHypervisorSignature[] = "HuskHuskHusk";
+/// Guests look for KVM's features behind KVM's name only.
+constexpr char kKvmSignature[] = "KVMKVMKVM\0\0\0";
+constexpr std::uint32_t kKvmFeatures = 0x40000001;
 constexpr std::uint64_t kApicBusHz = 1'000'000'000;  // what the local APIC's timer divides (devices/intc)
 constexpr std::uint32_t kAmdMirrored = 0x0183F3FF;   // bits of 1:EDX that AMD repeats in 8000_0001:EDX
 
@@ -185,9 +188,15 @@ CpuidResult basic(const CpuModel& m, const CpuidContext& context, std::uint32_t 
 
 CpuidResult hypervisor(const CpuModel& m, std::uint32_t leaf) {
   switch (leaf) {
-    case kHypervisorBase:
-      return {kHypervisorTiming, four(kHypervisorSignature, 0), four(kHypervisorSignature, 4),
-              four(kHypervisorSignature, 8)};
+    case kHypervisorBase: {
+      const std::string_view name(m.has(Feature::kvmclock) ? kKvmSignature : kHypervisorSignature, 12);
+      return {kHypervisorTiming, four(name, 0), four(name, 4), four(name, 8)};
+    }
+    case kKvmFeatures: {
+      CpuidResult r;
+      if (m.has(Feature::kvmclock)) add_features(m, leaf, 0, r);
+      return r;
+    }
     case kHypervisorTiming:
       // As VMware defined it: TSC and APIC bus in kHz.
       return {static_cast<std::uint32_t>(m.tsc_hz / 1000), static_cast<std::uint32_t>(kApicBusHz / 1000), 0, 0};

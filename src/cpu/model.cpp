@@ -45,6 +45,10 @@ FeatureSet features_of(const ModelRow& row) {
     return {};
   });
   HUSK_CHECK(listed);
+  // The paravirtual clock belongs to the virtual machine, not to the CPU that a model is made after.
+  if (set.test(index_of(Feature::hypervisor)))
+    for (const Feature feature : {Feature::kvm_nopiodelay, Feature::kvmclock, Feature::kvmclock_stable})
+      set.set(index_of(feature));
   return set;
 }
 

@@ -105,6 +105,7 @@ struct MsrState {
   std::uint64_t hwcr = 0;                    ///< AMD: C001_0015h
   std::uint64_t syscfg = 0;                  ///< AMD: C001_0010h
   std::uint64_t xss = 0;
+  std::uint64_t kvm_system_time = 0, kvm_wall_clock = 0;  ///< MSR_KVM_SYSTEM_TIME_NEW, MSR_KVM_WALL_CLOCK_NEW
   std::uint64_t mtrr_default_type = 0;
   std::array<std::uint64_t, 11> mtrr_fixed{};
   std::array<std::uint64_t, 16> mtrr_variable{};  ///< base 0, mask 0, base 1, ...

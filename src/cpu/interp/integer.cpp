@@ -742,6 +742,12 @@ Flow random_r(Core& core, const Insn& insn) {
   return Flow::next;
 }
 
+template <unsigned N>
+Flow rdpid_r(Core& core, const Insn& insn) {
+  core.set_reg<N>(insn.rm, static_cast<Uint<N>>(core.s.msr.tsc_aux));
+  return Flow::next;
+}
+
 void bind_arithmetic(HandlerTable& t) {
 #define HUSK_BIND_ALU(name, Op)                   \
   HUSK_BIND_SIZES(t, name##_eg, alu_eg<Op, N>);   \
@@ -877,6 +883,7 @@ void bind_integer(HandlerTable& t) {
   t.set(Sem::std, set_flag<kDF, true>);
   HUSK_BIND_SIZES(t, rdrand_r, random_r<N>);
   HUSK_BIND_SIZES(t, rdseed_r, random_r<N>);
+  HUSK_BIND_SIZES(t, rdpid_r, rdpid_r<N>);
 }
 
 }  // namespace husk::cpu::interp

@@ -18,7 +18,7 @@ enum Msr : std::uint32_t {
   kMsrLastIntTo = 0x1DE, kMsrMtrrPhysBase0 = 0x200, kMsrMtrrPhysMask7 = 0x20F, kMsrMtrrFix64K = 0x250, kMsrMtrrFix16K80 = 0x258,
   kMsrMtrrFix16KA0 = 0x259, kMsrMtrrFix4KC0 = 0x268, kMsrMtrrFix4KF8 = 0x26F, kMsrPat = 0x277, kMsrMtrrDefType = 0x2FF,
   kMsrMc0Ctl = 0x400, kMsrMc9Misc = 0x427, kMsrTscDeadline = 0x6E0, kMsrX2ApicFirst = 0x800, kMsrX2ApicLast = 0x8FF, kMsrXss = 0xDA0,
-  kMsrEfer = 0xC0000080, kMsrStar = 0xC0000081, kMsrLstar = 0xC0000082, kMsrCstar = 0xC0000083, kMsrSfmask = 0xC0000084,
+  kMsrKvmWallClock = 0x4B564D00, kMsrKvmSystemTime = 0x4B564D01, kMsrEfer = 0xC0000080, kMsrStar = 0xC0000081, kMsrLstar = 0xC0000082, kMsrCstar = 0xC0000083, kMsrSfmask = 0xC0000084,
   kMsrFsBase = 0xC0000100, kMsrGsBase = 0xC0000101, kMsrKernelGsBase = 0xC0000102, kMsrTscAux = 0xC0000103,
   kMsrSyscfg = 0xC0010010, kMsrHwcr = 0xC0010015, kMsrIorrBase0 = 0xC0010016, kMsrTopMem = 0xC001001A, kMsrTopMem2 = 0xC001001D,
   kMsrNbCfg = 0xC001001F, kMsrPatchLoader = 0xC0010020, kMsrIntPending = 0xC0010055, kMsrMmConfBase = 0xC0010058,
@@ -55,6 +55,44 @@ bool pat_ok(std::uint64_t value) {
   }
   return true;
 }
+/// KVM's paravirtual clock (Documentation/virt/kvm/x86/msr.rst, struct pvclock_vcpu_time_info): virtual time is 0 where
+/// the TSC equals its offset, and both run at fixed rates, so that the page needs writing only when the offset changes.
+void publish_kvm_time(Core& core) {
+  const std::uint64_t where = core.s.msr.kvm_system_time;
+  if (!(where & 1)) return;
+  // ns = ((ticks << shift) * multiplier) >> 32, with the multiplier's top bit set.
+  std::uint64_t hertz = core.deps().tsc_hz;
+  std::int8_t shift = 0;
+  while (hertz >= core::kNanosecondsPerSecond * 2) {
+    hertz >>= 1;
+    --shift;
+  }
+  while (hertz <= core::kNanosecondsPerSecond) {
+    hertz <<= 1;
+    ++shift;
+  }
+  const auto multiplier = static_cast<std::uint32_t>((core::kNanosecondsPerSecond << 32) / hertz);
+  constexpr std::uint8_t kTscStable = 1;
+  std::array<std::uint8_t, 32> page{};
+  store_le<std::uint32_t>(&page[0], 2);  // version; odd while it is being written
+  store_le<std::uint64_t>(&page[8], core.s.msr.tsc_offset);
+  store_le<std::uint64_t>(&page[16], 0);
+  store_le<std::uint32_t>(&page[24], multiplier);
+  page[28] = static_cast<std::uint8_t>(shift);
+  page[29] = kTscStable;
+  (void)mem::GuestMemory(core.deps().memory).write(where & ~std::uint64_t{1}, page);
+}
+
+/// The wall clock at virtual time 0.
+void publish_kvm_wall_clock(Core& core) {
+  const std::int64_t start = core.deps().clock.wall_clock() - static_cast<std::int64_t>(core.deps().clock.now());
+  std::array<std::uint8_t, 12> record{};
+  store_le<std::uint32_t>(&record[0], 2);
+  store_le<std::uint32_t>(&record[4], static_cast<std::uint32_t>(start / 1'000'000'000));
+  store_le<std::uint32_t>(&record[8], static_cast<std::uint32_t>(start % 1'000'000'000));
+  (void)mem::GuestMemory(core.deps().memory).write(core.s.msr.kvm_wall_clock, record);
+}
+
 /// Index into MsrState::mtrr_fixed.
 std::optional<unsigned> mtrr_fixed_index(std::uint32_t index) {
   if (index == kMsrMtrrFix64K) return 0;
@@ -197,6 +235,8 @@ std::optional<std::uint64_t> Core::read_msr(std::uint32_t index) {
     case kMsrPat: return when(Feature::pat, r.pat);
     case kMsrTscDeadline: return model.has(Feature::tsc_deadline) ? deps_.interrupts.read_msr(index) : std::nullopt;
     case kMsrXss: return when(Feature::xsaves, r.xss);
+    case kMsrKvmWallClock: return when(Feature::kvmclock, r.kvm_wall_clock);
+    case kMsrKvmSystemTime: return when(Feature::kvmclock, r.kvm_system_time);
     case kMsrEfer: return model.has(Feature::lm) || model.has(Feature::nx) || model.has(Feature::syscall)
                               ? std::optional<std::uint64_t>(s.efer) : std::nullopt;
     case kMsrStar: return when(Feature::syscall, r.star);
@@ -234,8 +274,17 @@ bool Core::write_msr(std::uint32_t index, std::uint64_t value) {
       const std::uint64_t delta = value - (index == kMsrTsc ? tsc() : r.tsc_adjust);
       r.tsc_offset += delta;
       r.tsc_adjust += delta;
+      publish_kvm_time(*this);
       return true;
     }
+    case kMsrKvmWallClock:
+      if (!store(Feature::kvmclock, r.kvm_wall_clock)) return false;
+      publish_kvm_wall_clock(*this);
+      return true;
+    case kMsrKvmSystemTime:
+      if (!store(Feature::kvmclock, r.kvm_system_time)) return false;
+      publish_kvm_time(*this);
+      return true;
     case kMsrApicBase: return deps_.interrupts.set_apic_base(value);
     case kMsrSpecCtrl: return !(value & ~std::uint64_t{7}) && store(Feature::spec_ctrl, r.spec_control);
     case kMsrPredCmd: return !(value & ~std::uint64_t{1}) && (model.has(Feature::spec_ctrl) || model.has(Feature::ibpb));

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+# husk: runs the ring-0 test images on husk or on another machine and compares with differences.txt
+"""Runs ring-0 test images.
+
+    run_images.py --machine PROGRAM [--on husk|qemu|kvm] [--differences FILE] IMAGE...
+
+Each image prints "ok NAME" or "FAIL NAME got .. want .." on port 0xE9, ends with "done" and leaves through port 0xF4.
+A FAIL is forgiven only where differences.txt lists it for that machine, and a listed one that passes is reported too, so
+that the list cannot go stale. Exit status 0: every image as expected; 1: not; 2: wrong use.
+"""
+import argparse
+import pathlib
+import subprocess
+import sys
+
+
+def differences(path, machine):
+    """Returns {(image, check)} listed for the machine. A line is `machine | image | check | reason`."""
+    listed = set()
+    if not path.exists():
+        return listed
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = [field.strip() for field in line.split("|")]
+        if len(fields) != 4 or not all(fields):
+            sys.exit(f"{path}:{number}: a line is 'machine | image | check | reason'")
+        if fields[0] == machine:
+            listed.add((fields[1], fields[2]))
+    return listed
+
+
+def command(program, machine, image):
+    line = [program]
+    if machine == "husk":
+        line += ["qemu"]
+    line += ["-kernel", str(image), "-m", "64", "-display", "none", "-no-reboot", "-serial", "none", "-monitor", "none",
+             "-nodefaults", "-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
+    if machine == "kvm":
+        line += ["-accel", "kvm", "-cpu", "host"]
+    else:
+        line += ["-accel", "tcg", "-cpu", "max"]
+    return line
+
+
+def run(program, machine, image, listed, timeout, verbose):
+    """Runs one image; returns the complaints about it."""
+    name = image.stem
+    try:
+        result = subprocess.run(command(program, machine, image), stdin=subprocess.DEVNULL, capture_output=True,
+                                timeout=timeout)
+        output, status, error = result.stdout, result.returncode, result.stderr
+    except subprocess.TimeoutExpired as expired:
+        output, status, error = expired.stdout or b"", None, expired.stderr or b""
+    lines = output.decode("ascii", "replace").splitlines()
+    if verbose:
+        print("\n".join(lines))
+    passed = [line[3:] for line in lines if line.startswith("ok ")]
+    failed = [line[5:] for line in lines if line.startswith("FAIL ")]
+    complaints = []
+    explained = 0
+    for line in failed:
+        check = line.split(" got ")[0]
+        if (name, check) in listed:
+            explained += 1
+        else:
+            complaints.append(f"FAIL {line}")
+    for check in sorted(check for image_name, check in listed if image_name == name and check in passed):
+        complaints.append(f"listed as a difference, yet it passes: {check}")
+    if status is None:
+        complaints.append(f"no end within {timeout} s; last line: {lines[-1] if lines else ''}")
+    elif "done" not in lines and (name, "(end)") in listed:
+        pass
+    elif "done" not in lines:
+        complaints.append(f"ended early (status {status}); last line: {lines[-1] if lines else ''}")
+        complaints += error.decode("utf-8", "replace").splitlines()[:40]
+    elif status != 1 + 2 * min(len(failed), 120):
+        complaints.append(f"exit status {status} with {len(failed)} failed checks")
+    print(f"{name} on {machine}: {len(passed)} passed, {len(failed)} failed, {explained} of them explained")
+    return complaints
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Runs ring-0 test images.")
+    parser.add_argument("--machine", required=True, help="the husk or qemu-system-x86_64 program")
+    parser.add_argument("--on", choices=("husk", "qemu", "kvm"), default="husk")
+    parser.add_argument("--differences", type=pathlib.Path,
+                        default=pathlib.Path(__file__).resolve().parent / "differences.txt")
+    parser.add_argument("--timeout", type=float, default=60)
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("images", nargs="+", type=pathlib.Path)
+    options = parser.parse_args()
+    listed = differences(options.differences, options.on)
+    good = True
+    for image in options.images:
+        for complaint in run(options.machine, options.on, image, listed, options.timeout, options.verbose):
+            print("   ", complaint)
+            good = False
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -42,6 +42,10 @@ constexpr std::uint64_t kCodeAddress = 0x1000;
 constexpr std::size_t kGuestMemory = 0x10000;
 
 constexpr std::uint32_t kMostCpuid = 256;
+// struct kvm_cpuid2 is 8 bytes and its entries, but in C++ the empty structure inside the headers' flexible array makes
+// it 12, and with it the numbers of these calls wrong.
+constexpr unsigned long kGetSupportedCpuid = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x05, 8);
+constexpr unsigned long kSetCpuid2 = _IOC(_IOC_WRITE, KVMIO, 0x90, 8);
 
 /// One vCPU with nothing but RAM.
 struct TinyGuest {
@@ -74,11 +78,10 @@ struct TinyGuest {
   /// Puts the vCPU where kernels spend their time: 64-bit mode, flat, with the first 2 MiB mapped one to one.
   const char* enter_long_mode(int kvm) {
     // Without CPUID the guest has no long mode, and KVM refuses EFER.LME.
-    std::vector<std::uint64_t> storage((sizeof(kvm_cpuid2) + kMostCpuid * sizeof(kvm_cpuid_entry2)) / 8 + 1);
-    auto* cpuid = reinterpret_cast<kvm_cpuid2*>(storage.data());
-    cpuid->nent = kMostCpuid;
-    if (::ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid) != 0) return "KVM_GET_SUPPORTED_CPUID";
-    if (::ioctl(vcpu.get(), KVM_SET_CPUID2, cpuid) != 0) return "KVM_SET_CPUID2";
+    std::vector<std::uint32_t> cpuid(2 + kMostCpuid * sizeof(kvm_cpuid_entry2) / 4);
+    cpuid[0] = kMostCpuid;
+    if (::ioctl(kvm, kGetSupportedCpuid, cpuid.data()) != 0) return "KVM_GET_SUPPORTED_CPUID";
+    if (::ioctl(vcpu.get(), kSetCpuid2, cpuid.data()) != 0) return "KVM_SET_CPUID2";
     // SDM vol. 3, 4.5: present, writable; bit 7 of a directory entry makes it a 2 MiB page.
     store_le<std::uint64_t>(memory.data() + 0x2000, 0x3000 | 3);
     store_le<std::uint64_t>(memory.data() + 0x3000, 0x4000 | 3);

@@ -53,15 +53,30 @@ constexpr std::array<u8, 256> make_inverse_sbox() {
   return box;
 }
 constexpr std::array<u8, 256> kInverseSbox = make_inverse_sbox();
-template <u8 Factor>
-constexpr std::array<u8, 256> make_products() {
-  std::array<u8, 256> table{};
-  for (unsigned i = 0; i < 256; ++i) table[i] = multiply(static_cast<u8>(i), Factor);
+/// What one byte of a column contributes to its product with the matrix whose first column is given (row 0 lowest); the
+/// contributions of the next rows are rotations of this one. Substitute: through that S-box first.
+constexpr std::array<u32, 256> make_mix_table(std::array<u8, 4> column, const std::array<u8, 256>* substitute) {
+  std::array<u32, 256> table{};
+  for (unsigned i = 0; i < 256; ++i) {
+    const u8 value = substitute ? (*substitute)[i] : static_cast<u8>(i);
+    for (unsigned row = 0; row < 4; ++row) table[i] |= u32{multiply(column[row], value)} << (8 * row);
+  }
   return table;
 }
-constexpr auto kTimes2 = make_products<2>(), kTimes3 = make_products<3>(), kTimes9 = make_products<9>();
-constexpr auto kTimes11 = make_products<11>(), kTimes13 = make_products<13>(), kTimes14 = make_products<14>();
+constexpr auto kEncrypt = make_mix_table({2, 1, 1, 3}, &kSbox);
+constexpr auto kDecrypt = make_mix_table({14, 9, 13, 11}, &kInverseSbox);
+constexpr auto kInverseMix = make_mix_table({14, 9, 13, 11}, nullptr);
 
+/// A whole round but for the key: row r of column c comes from column c + Shift * r.
+template <unsigned Shift>
+Block<16> mix_round(const std::array<u32, 256>& table, const Block<16>& state) {
+  Lanes<u32, 16> out;
+  for (unsigned c = 0; c < 4; ++c) {
+    const auto at = [&](unsigned row) { return table[state.bytes[((c + Shift * row) % 4) * 4 + row]]; };
+    out[c] = at(0) ^ std::rotl(at(1), 8) ^ std::rotl(at(2), 16) ^ std::rotl(at(3), 24);
+  }
+  return block_of(out);
+}
 Block<16> sub_and_shift(const Block<16>& state) {
   Block<16> out;
   for (unsigned i = 0; i < 16; ++i) out.bytes[i] = kSbox[state.bytes[(i + 4 * (i % 4)) % 16]];
@@ -72,48 +87,24 @@ Block<16> inverse_sub_and_shift(const Block<16>& state) {
   for (unsigned i = 0; i < 16; ++i) out.bytes[i] = kInverseSbox[state.bytes[(i + 12 * (i % 4)) % 16]];
   return out;
 }
-Block<16> mix_columns(const Block<16>& state) {
-  Block<16> out;
-  for (unsigned c = 0; c < 16; c += 4) {
-    for (unsigned r = 0; r < 4; ++r) {
-      const auto at = [&](unsigned k) { return state.bytes[c + (r + k) % 4]; };
-      out.bytes[c + r] = static_cast<u8>(kTimes2[at(0)] ^ kTimes3[at(1)] ^ at(2) ^ at(3));
-    }
-  }
-  return out;
-}
-Block<16> inverse_mix_columns(const Block<16>& state) {
-  Block<16> out;
-  for (unsigned c = 0; c < 16; c += 4) {
-    for (unsigned r = 0; r < 4; ++r) {
-      const auto at = [&](unsigned k) { return state.bytes[c + (r + k) % 4]; };
-      out.bytes[c + r] = static_cast<u8>(kTimes14[at(0)] ^ kTimes11[at(1)] ^ kTimes13[at(2)] ^ kTimes9[at(3)]);
-    }
-  }
-  return out;
-}
 Block<16> exclusive_or(Block<16> a, const Block<16>& b) {
   for (unsigned i = 0; i < 16; ++i) a.bytes[i] ^= b.bytes[i];
   return a;
 }
 struct aesenc {
-  static Block<16> apply(const Block<16>& a, const Block<16>& b) {
-    return exclusive_or(mix_columns(sub_and_shift(a)), b);
-  }
+  static Block<16> apply(const Block<16>& a, const Block<16>& b) { return exclusive_or(mix_round<1>(kEncrypt, a), b); }
 };
 struct aesenclast {
   static Block<16> apply(const Block<16>& a, const Block<16>& b) { return exclusive_or(sub_and_shift(a), b); }
 };
 struct aesdec {
-  static Block<16> apply(const Block<16>& a, const Block<16>& b) {
-    return exclusive_or(inverse_mix_columns(inverse_sub_and_shift(a)), b);
-  }
+  static Block<16> apply(const Block<16>& a, const Block<16>& b) { return exclusive_or(mix_round<3>(kDecrypt, a), b); }
 };
 struct aesdeclast {
   static Block<16> apply(const Block<16>& a, const Block<16>& b) { return exclusive_or(inverse_sub_and_shift(a), b); }
 };
 struct aesimc {
-  static Block<16> apply(const Block<16>& b) { return inverse_mix_columns(b); }
+  static Block<16> apply(const Block<16>& b) { return mix_round<0>(kInverseMix, b); }
 };
 struct aeskeygenassist {
   static Block<16> apply(const Block<16>& b, unsigned imm) {
@@ -128,16 +119,27 @@ struct aeskeygenassist {
   }
 };
 
+/// 32 by 32 bits without carries, by integer products of operands of which every fourth bit is kept: at most eight
+/// terms meet in a bit, so their sum stays within the three bits of the hole above it.
+u64 multiply_carryless(u32 x, u32 y) {
+  static constexpr std::array<u64, 4> kEvery4{0x1111111111111111, 0x2222222222222222, 0x4444444444444444,
+                                              0x8888888888888888};
+  u64 product = 0;
+  for (unsigned k = 0; k < 4; ++k) {
+    u64 sum = 0;
+    for (unsigned i = 0; i < 4; ++i) sum ^= (x & kEvery4[i]) * (y & kEvery4[(k - i) & 3]);
+    product |= sum & kEvery4[k];
+  }
+  return product;
+}
 struct pclmulqdq {
   static Block<16> apply(const Block<16>& a, const Block<16>& b, unsigned imm) {
     const u64 x = lanes_of<u64>(a)[imm & 1], y = lanes_of<u64>(b)[(imm >> 4) & 1];
-    u64 low = 0, high = 0;
-    for (unsigned i = 0; i < 64; ++i) {
-      const u64 take = 0 - ((y >> i) & 1);
-      low ^= (x << i) & take;
-      if (i != 0) high ^= (x >> (64 - i)) & take;
-    }
-    return block_of(Lanes<u64, 16>{low, high});
+    const u32 x0 = static_cast<u32>(x), x1 = static_cast<u32>(x >> 32);
+    const u32 y0 = static_cast<u32>(y), y1 = static_cast<u32>(y >> 32);
+    const u64 low = multiply_carryless(x0, y0), high = multiply_carryless(x1, y1);
+    const u64 middle = multiply_carryless(x0 ^ x1, y0 ^ y1) ^ low ^ high;  // Karatsuba
+    return block_of(Lanes<u64, 16>{low ^ (middle << 32), high ^ (middle >> 32)});
   }
 };
 

@@ -174,9 +174,17 @@ Flow insertps(Core& core, const Insn& insn) {
 
 template <class T, unsigned N>
 u64 sign_mask(const Core& core, unsigned number) {
-  const auto lanes = lanes_of<T>(read_vector<N>(core, number));
   u64 mask = 0;
-  for (unsigned i = 0; i < lanes.size(); ++i) mask |= u64{lanes[i]} >> (sizeof(T) * 8 - 1) << i;
+  if constexpr (sizeof(T) == 1) {
+    const auto lanes = lanes_of<u64>(read_vector<N>(core, number));
+    // The product moves bit 8k+7 to bit 56+k; no two terms meet.
+    for (unsigned i = 0; i < lanes.size(); ++i) {
+      mask |= ((lanes[i] & 0x8080808080808080) * 0x0002040810204081) >> 56 << (8 * i);
+    }
+  } else {
+    const auto lanes = lanes_of<T>(read_vector<N>(core, number));
+    for (unsigned i = 0; i < lanes.size(); ++i) mask |= u64{lanes[i]} >> (sizeof(T) * 8 - 1) << i;
+  }
   return mask;
 }
 /// PMOVMSKB, MOVMSKPS, MOVMSKPD. vector_bytes is 16 for legacy SSE.

@@ -254,10 +254,15 @@ struct pmaddubsw {
 struct psadbw {
   template <unsigned N>
   static Block<N> apply(const Block<N>& a, const Block<N>& b) {
-    Lanes<u64, N> out{};
+    Block<N> differences;
     for (unsigned i = 0; i < N; ++i) {
-      const int difference = a.bytes[i] - b.bytes[i];
-      out[i / 8] += static_cast<u64>(difference < 0 ? -difference : difference);
+      const u8 x = a.bytes[i], y = b.bytes[i];
+      differences.bytes[i] = static_cast<u8>(std::max(x, y) - std::min(x, y));
+    }
+    auto out = lanes_of<u64>(differences);
+    for (auto& lane : out) {  // pairs of bytes, then all four words, which the product gathers in the top one
+      lane = (lane & 0x00FF00FF00FF00FF) + ((lane >> 8) & 0x00FF00FF00FF00FF);
+      lane = (lane * 0x0001000100010001) >> 48;
     }
     return block_of(out);
   }
@@ -456,20 +461,22 @@ using psravd = ShiftVariable<psrad>;
 // The names by encodings that have them, for the bind functions: HUSK_VEC_X(name).
 
 /// Two operands, in MMX, SSE and AVX.
-#define HUSK_VEC_BINARY_MMX(X)                                                                                        \
-  X(paddb)                                                                                                            \
-  X(paddw) X(paddd) X(paddq) X(psubb) X(psubw) X(psubd) X(psubq) X(paddsb) X(paddsw) X(paddusb) X(paddusw) X(psubsb)  \
-      X(psubsw) X(psubusb) X(psubusw) X(pminub) X(pminsw) X(pmaxub) X(pmaxsw) X(pavgb) X(pavgw) X(pcmpeqb) X(pcmpeqw) \
-          X(pcmpeqd) X(pcmpgtb) X(pcmpgtw) X(pcmpgtd) X(pand) X(pandn) X(por) X(pxor) X(pmullw) X(pmulhuw) X(pmulhw)  \
-              X(pmulhrsw) X(pmuludq) X(psignb) X(psignw) X(psignd) X(packsswb) X(packuswb) X(packssdw) X(punpckhbw)   \
-                  X(punpckhwd) X(punpckhdq) X(phaddw) X(phaddd) X(phaddsw) X(phsubw) X(phsubd) X(phsubsw) X(pmaddwd)  \
-                      X(pmaddubsw) X(psadbw) X(pshufb) X(palignr)
+#define HUSK_VEC_BINARY_MMX(X)                                                                                         \
+  X(paddb)                                                                                                             \
+  X(paddw)                                                                                                             \
+  X(paddd) X(paddq) X(psubb) X(psubw) X(psubd) X(psubq) X(paddsb) X(paddsw) X(paddusb) X(paddusw) X(psubsb) X(psubsw)  \
+      X(psubusb) X(psubusw) X(pminub) X(pminsw) X(pmaxub) X(pmaxsw) X(pavgb) X(pavgw) X(pcmpeqb) X(pcmpeqw) X(pcmpeqd) \
+          X(pcmpgtb) X(pcmpgtw) X(pcmpgtd) X(pand) X(pandn) X(por) X(pxor) X(pmullw) X(pmulhuw) X(pmulhw) X(pmulhrsw)  \
+              X(pmuludq) X(psignb) X(psignw) X(psignd) X(packsswb) X(packuswb) X(packssdw) X(punpckhbw) X(punpckhwd)   \
+                  X(punpckhdq) X(phaddw) X(phaddd) X(phaddsw) X(phsubw) X(phsubd) X(phsubsw) X(pmaddwd) X(pmaddubsw)   \
+                      X(psadbw) X(pshufb) X(palignr)
 /// Two operands, in SSE and AVX only.
-#define HUSK_VEC_BINARY_SSE(X)                                                                                        \
-  X(pminuw)                                                                                                           \
-  X(pminud) X(pminsb) X(pminsd) X(pmaxuw) X(pmaxud) X(pmaxsb) X(pmaxsd) X(pcmpeqq) X(pcmpgtq) X(pmulld) X(pmuldq)     \
-      X(packusdw) X(punpcklbw) X(punpcklwd) X(punpckldq) X(punpcklqdq) X(punpckhqdq) X(mpsadbw) X(pblendw) X(blendps) \
-          X(blendpd) X(shufps) X(shufpd) X(unpcklps) X(unpckhps) X(unpcklpd) X(unpckhpd)
+#define HUSK_VEC_BINARY_SSE(X)                                                                                       \
+  X(pminuw)                                                                                                          \
+  X(pminud)                                                                                                          \
+  X(pminsb) X(pminsd) X(pmaxuw) X(pmaxud) X(pmaxsb) X(pmaxsd) X(pcmpeqq) X(pcmpgtq) X(pmulld) X(pmuldq) X(packusdw)  \
+      X(punpcklbw) X(punpcklwd) X(punpckldq) X(punpcklqdq) X(punpckhqdq) X(mpsadbw) X(pblendw) X(blendps) X(blendpd) \
+          X(shufps) X(shufpd) X(unpcklps) X(unpckhps) X(unpcklpd) X(unpckhpd)
 /// One operand.
 #define HUSK_VEC_UNARY_MMX(X) X(pabsb) X(pabsw) X(pabsd)
 #define HUSK_VEC_UNARY_SSE(X) X(phminposuw) X(pshufd) X(pshufhw) X(pshuflw) X(movsldup) X(movshdup)

@@ -1,3 +1,3 @@
-; husk: the tests of long4.asm under five-level paging (SDM 3A 4.5.4)
+; husk: the tests of paging64.inc under five-level paging (SDM 3A 4.5.4)
 %define LA57
-%include "long4.asm"
+%include "paging64.inc"

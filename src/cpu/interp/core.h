@@ -26,7 +26,7 @@ namespace husk::cpu::interp {
 
 /// Exception vectors (SDM vol. 3, table 6-1).
 enum Vector : std::uint8_t {
-  kDE = 0, kDB = 1, kNMI = 2, kBP = 3, kOverflow = 4, kBR = 5, kUD = 6, kNM = 7, kDF = 8, kTS = 10, kNP = 11,
+  kDE = 0, kDB = 1, kNMI = 2, kBP = 3, kOverflow = 4, kBR = 5, kUD = 6, kNM = 7, kDF_ = 8, kTS = 10, kNP = 11,
   kSS_ = 12, kGP = 13, kPF_ = 14, kMF = 16, kACheck = 17, kMC = 18, kXM = 19,
 };
 

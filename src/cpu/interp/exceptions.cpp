@@ -33,7 +33,7 @@ FaultClass classify(const Event& event) {
     case kSS_:
     case kGP: return FaultClass::contributory;
     case kPF_: return FaultClass::page_fault;
-    case kDF: return FaultClass::double_fault;
+    case kDF_: return FaultClass::double_fault;
     default: return FaultClass::benign;
   }
 }
@@ -82,7 +82,7 @@ void Core::deliver(Event event) {
     }
     if (makes_double_fault(first, classify(second))) {
       if (second.vector == kPF_) s.cr2 = second.cr2;
-      event = {.kind = Event::Kind::fault, .vector = kDF, .has_error = true, .error = 0};
+      event = {.kind = Event::Kind::fault, .vector = kDF_, .has_error = true, .error = 0};
     } else {
       event = second;
     }
@@ -116,7 +116,7 @@ Flow Core::software_interrupt(std::uint8_t vector, Event::Kind kind, std::uint64
 
 std::uint64_t SystemOps::pushed_rflags(const Core& core, const Event& event) {
   const std::uint64_t flags = core.s.rflags;
-  if (event.kind == Event::Kind::fault && event.vector != kDF && event.vector != kMC) {
+  if (event.kind == Event::Kind::fault && event.vector != kDF_ && event.vector != kMC) {
     // An instruction breakpoint's own #DB pushes RF as it is (0); the handler sets it (SDM vol. 3, 18.3.1.1).
     const bool breakpoint = event.vector == kDB && !(event.dr6_bits & kDr6Bd);
     return breakpoint ? flags : flags | kRF;

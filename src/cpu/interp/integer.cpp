@@ -581,7 +581,15 @@ Flow cmpxchg_eg(Core& core, const Insn& insn) {
   const Uint<N> accumulator = core.reg<N>(kRax);
   const Uint<N> replacement = core.reg<N>(insn.reg);
   Uint<N> seen{};
-  // The destination is written in either case (SDM vol. 2, CMPXCHG), so it must be writable.
+  if (!insn.memory) {
+    // A register is left alone where the comparison fails: its upper half too, as processors have it.
+    seen = core.reg<N>(insn.rm);
+    if (seen == accumulator) core.set_reg<N>(insn.rm, replacement);
+    else core.set_reg<N>(kRax, seen);
+    (void)alu::sub_borrow<Uint<N>>(accumulator, seen, false, core.s.rflags);
+    return Flow::next;
+  }
+  // Memory is written in either case (SDM vol. 2, CMPXCHG), so it must be writable.
   if (!modify_rm<N>(core, insn, [&](Uint<N> old) {
         seen = old;
         return old == accumulator ? replacement : old;

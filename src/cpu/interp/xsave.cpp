@@ -9,7 +9,8 @@
 namespace husk::cpu::interp {
 namespace {
 
-constexpr std::uint32_t kMxcsrMask = 0xFFFF;
+/// Writable bits of MXCSR: all of the lower half, and MM where the model has it (APM vol. 1, 4.2.2).
+std::uint32_t mxcsr_mask(const Core& core) { return core.model.has(Feature::misalignsse) ? 0x2FFFF : 0xFFFF; }
 constexpr std::uint32_t kMxcsrInit = 0x1F80;
 constexpr unsigned kLegacySize = 512, kHeaderSize = 64, kAreaSize = 4096;
 enum Component : unsigned { kX87 = 0, kSse = 1, kAvx = 2, kPkru = 9 };
@@ -173,7 +174,7 @@ Flow fxsave(Core& core, const Insn& insn) {
   Area area;
   put_x87(core, insn.rex_w, area.data());
   store_le<std::uint32_t>(area.data() + kOffsetMxcsr, core.s.mxcsr);
-  store_le<std::uint32_t>(area.data() + kOffsetMxcsr + 4, kMxcsrMask);
+  store_le<std::uint32_t>(area.data() + kOffsetMxcsr + 4, mxcsr_mask(core));
   put_vector(core, 0, area.data() + kOffsetXmm);
   const unsigned size = kOffsetXmm + (skips_xmm(core) ? 0 : xmm_count(core) * 16);
   if (!probe_write(core, insn, ea, size)) return Flow::fault;
@@ -186,7 +187,7 @@ Flow fxrstor(Core& core, const Insn& insn) {
   Area area;
   if (!read_part(core, insn, ea, area, 0, kLegacySize)) return Flow::fault;
   const auto mxcsr = load_le<std::uint32_t>(area.data() + kOffsetMxcsr);
-  if (mxcsr & ~kMxcsrMask) return core.raise_gp();
+  if (mxcsr & ~mxcsr_mask(core)) return core.raise_gp();
   take_x87(core, insn.rex_w, area.data());
   core.s.mxcsr = mxcsr;
   if (!skips_xmm(core)) take_vector(core, 0, area.data() + kOffsetXmm);
@@ -196,7 +197,7 @@ Flow fxrstor(Core& core, const Insn& insn) {
 Flow ldmxcsr(Core& core, const Insn& insn) {
   std::uint32_t value;
   if (!core.load(insn.segment, core.effective_address(insn), value)) return Flow::fault;
-  if (value & ~kMxcsrMask) return core.raise_gp();
+  if (value & ~mxcsr_mask(core)) return core.raise_gp();
   core.s.mxcsr = value;
   return Flow::next;
 }
@@ -278,7 +279,7 @@ Flow save(Core& core, const Insn& insn, SaveForm form) {
   for (unsigned i = 0; i < 16; ++i)
     if (bit(saved, i) && !write_component(core, insn, ea, i, offsets[i], area)) return Flow::fault;
   const bool with_mxcsr = form.compact ? (saved & kSseBit) != 0 : (wanted & (kSseBit | kAvxBit)) != 0;
-  if (with_mxcsr && (!core.store(insn.segment, ea + kOffsetMxcsr, s.mxcsr) || !core.store(insn.segment, ea + kOffsetMxcsr + 4, kMxcsrMask)))
+  if (with_mxcsr && (!core.store(insn.segment, ea + kOffsetMxcsr, s.mxcsr) || !core.store(insn.segment, ea + kOffsetMxcsr + 4, mxcsr_mask(core))))
     return Flow::fault;
   const std::uint64_t bv = form.compact ? saved : (old_bv & ~wanted) | (wanted & used);
   if (!core.store(insn.segment, ea + kOffsetBv, bv)) return Flow::fault;
@@ -328,7 +329,7 @@ Flow restore(Core& core, const Insn& insn, bool supervisor) {
   // The standard form loads MXCSR whenever SSE or AVX are asked for; in the compact form it belongs to the SSE state.
   const bool with_mxcsr = compact ? (loaded & kSseBit) != 0 : (wanted & (kSseBit | kAvxBit)) != 0;
   const auto mxcsr = load_le<std::uint32_t>(area.data() + kOffsetMxcsr);
-  if (with_mxcsr && (mxcsr & ~kMxcsrMask)) return core.raise_gp();
+  if (with_mxcsr && (mxcsr & ~mxcsr_mask(core))) return core.raise_gp();
 
   if (with_mxcsr) s.mxcsr = mxcsr;
   else if (compact && (wanted & kSseBit)) s.mxcsr = kMxcsrInit;

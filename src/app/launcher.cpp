@@ -41,6 +41,7 @@ class Launch {
   void handle(const MachineEvent& event);
   void report(const MachineEvent& event, const std::string& headline);
   std::string symbol(std::uint64_t address) const;
+  std::optional<std::uint64_t> address_of(std::string_view name) const;
 
   const MachineConfig& config_;
   const LaunchOptions& options_;
@@ -60,7 +61,7 @@ Status Launch::choose_accelerator(machine::MachineOptions& machine) const {
   if (config_.accelerators.empty()) return {};
   for (const machine::AcceleratorKind kind : config_.accelerators)
     if (kind == machine::AcceleratorKind::soft) return {};
-  return std::unexpected(Error{"accelerator kvm: this husk cannot use /dev/kvm yet", "leave it out, or name interp"});
+  return std::unexpected(Error{"accelerator kvm: this husk cannot use /dev/kvm yet", "leave it out, or name soft"});
 }
 
 Status Launch::choose_cpu(machine::MachineOptions& machine) {
@@ -183,7 +184,8 @@ Status Launch::start_trace() {
 Status Launch::start_gdb() {
   if (!config_.gdb) return {};
   gdb_ = HUSK_TRY(monitor::GdbServer::create(
-      {session_.loop(), session_.log(), *machine_, model_, [this] { session_.end({.kind = Ending::Kind::user_quit}); }},
+      {session_.loop(), session_.log(), *machine_, model_, [this] { session_.end({.kind = Ending::Kind::user_quit}); },
+       [this](std::string_view name) { return address_of(name); }},
       *config_.gdb));
   session_.log().info("gdb server on {}", host::to_text(gdb_->address()));
   return {};
@@ -196,6 +198,12 @@ std::string Launch::symbol(std::uint64_t address) const {
   return hit ? hit->text() : std::string();
 }
 
+std::optional<std::uint64_t> Launch::address_of(std::string_view name) const {
+  if (machine_->guest())
+    if (const auto address = machine_->guest()->symbols.address_of(name)) return address;
+  return symbols_.address_of(name);
+}
+
 void Launch::report(const MachineEvent& event, const std::string& headline) {
   accel::Vcpu& vcpu = machine_->vcpu(event.vcpu);
   const cpu::CpuState state = vcpu.get_state();
@@ -205,10 +213,8 @@ void Launch::report(const MachineEvent& event, const std::string& headline) {
   symbols.push_back(&symbols_);
   const std::string text =
       monitor::crash_report({headline, state, model_, machine_->memory_space(), past, symbols, vcpu.instructions()});
-  // The terminal is in raw mode, where a line feed does not return the carriage.
-  std::string shown;
-  for (const char c : text) shown += c == '\n' ? std::string("\r\n") : std::string(1, c);
-  std::fputs(shown.c_str(), stderr);
+  session_.flush_output();
+  std::fputs(text.c_str(), stderr);
 }
 
 void Launch::handle(const MachineEvent& event) {
@@ -247,19 +253,23 @@ Ending Launch::run() {
 }  // namespace
 
 int launch(const MachineConfig& config, const LaunchOptions& options) {
-  const auto session = Session::create(config, options);
-  if (!session) {
-    print_error(options.program, session.error());
-    return kUsageError;
+  Ending ending;
+  {
+    const auto session = Session::create(config, options);
+    if (!session) {
+      print_error(options.program, session.error());
+      return kUsageError;
+    }
+    Launch launch(config, options, **session);
+    if (const auto ready = launch.prepare(); !ready) {
+      print_error(options.program, ready.error());
+      return kUsageError;
+    }
+    ending = launch.run();
   }
-  Launch launch(config, options, **session);
-  if (const auto ready = launch.prepare(); !ready) {
-    print_error(options.program, ready.error());
-    return kUsageError;
-  }
-  const Ending ending = launch.run();
-  if (options.announce_ending && ending.kind != Ending::Kind::power_off)
-    std::fprintf(stderr, "%s: %s\r\n", options.program, to_text(ending).c_str());
+  if (options.announce_ending && ending.kind != Ending::Kind::power_off && ending.kind != Ending::Kind::user_quit)
+    std::fprintf(stderr, "%s: %s\n", options.program, to_text(ending).c_str());
+  // Only now, with the terminal given back: a signal ends the process in here.
   return conclude(ending, options.dialect);
 }
 

@@ -140,6 +140,11 @@ std::optional<std::string> GdbServer::command(std::string_view line) {
     deps_.machine.press_power_button();
     return "power button pressed\n";
   }
+  if (line.starts_with("symbol ")) {
+    const std::string_view name = line.substr(7);
+    const auto address = deps_.address_of ? deps_.address_of(name) : std::nullopt;
+    return address ? fmt::format("{:#x}\n", *address) : fmt::format("no symbol {} is known\n", name);
+  }
   if (line == "registers") {
     std::string text;
     for (unsigned i = 0; i < deps_.machine.cpu_count(); ++i)

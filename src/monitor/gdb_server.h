@@ -23,6 +23,8 @@ class GdbServer final : public GdbTarget {
     machine::Machine& machine;
     const cpu::CpuModel& model;
     std::function<void()> kill;  ///< the debugger asked for the end of the machine
+    /// The address of a name in the guest's kernel; may be null.
+    std::function<std::optional<std::uint64_t>(std::string_view name)> address_of = {};
   };
   static Result<std::unique_ptr<GdbServer>> create(Deps deps, const host::SocketAddress& address);
   ~GdbServer() override;

@@ -1,0 +1,160 @@
+// husk: tests of whole machines with tiny ROMs: lifecycle, requests, two in one process
+#include "machine/machine.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <initializer_list>
+
+namespace husk::machine {
+namespace {
+
+/// A 64 KiB ROM whose reset vector jumps to `code` at its start (F000:0000 after the far jump).
+std::vector<std::uint8_t> rom_with(std::initializer_list<std::uint8_t> code) {
+  std::vector<std::uint8_t> rom(0x10000, 0xF4);
+  std::copy(code.begin(), code.end(), rom.begin());
+  // jmp F000:0000, which also moves CS from its reset base to the alias below 1 MiB
+  const std::array<std::uint8_t, 5> jump = {0xEA, 0x00, 0x00, 0x00, 0xF0};
+  std::copy(jump.begin(), jump.end(), rom.begin() + 0xFFF0);
+  return rom;
+}
+
+class MachineTest : public ::testing::Test {
+ protected:
+  MachineOptions options(std::vector<std::uint8_t> rom) {
+    MachineOptions made;
+    made.board.ram_bytes = 1 << 20;
+    made.board.debug_exits = {{.iobase = 0xF4, .iosize = 1}};
+    made.board.rom = std::move(rom);
+    made.cpu_model = cpu::cpu_model("max").value();
+    return made;
+  }
+  std::unique_ptr<Machine> make(MachineOptions made, std::vector<MachineEvent>& events) {
+    return Machine::create(*loop_, log_, std::move(made), [&events](const MachineEvent& event) { events.push_back(event); })
+        .value();
+  }
+  void run_until(const std::function<bool()>& done) {
+    while (!done()) loop_->run_once();
+  }
+  std::unique_ptr<host::EventLoop> loop_ = host::EventLoop::create().value();
+  Log log_;
+  std::vector<MachineEvent> events_;
+};
+
+TEST_F(MachineTest, StartsAtTheResetVectorAndEndsByDebugExit) {
+  // mov al, 21; out F4h, al; hlt
+  const auto machine = make(options(rom_with({0xB0, 21, 0xE6, 0xF4, 0xF4})), events_);
+  machine->resume();
+  run_until([&] { return !events_.empty(); });
+  EXPECT_EQ(events_[0].kind, MachineEvent::Kind::debug_exit);
+  EXPECT_EQ(events_[0].status, 43);
+  EXPECT_FALSE(machine->running());
+}
+
+TEST_F(MachineTest, TwoMachinesRunAtOnceInOneProcess) {
+  // Each counts a word at 500h up to 10,000 and tells its low byte plus its own number.
+  const auto counting = [](std::uint8_t number) {
+    return rom_with({0x31, 0xC0, 0x8E, 0xD8,              // xor ax, ax; mov ds, ax
+                     0xB9, 0x10, 0x27,                    // mov cx, 10000
+                     0xFF, 0x06, 0x00, 0x05, 0xE2, 0xFA,  // again: inc word [500h]; loop again
+                     0xA0, 0x00, 0x05,                    // mov al, [500h]
+                     0x04, number, 0xE6, 0xF4, 0xF4});    // add al, number; out F4h, al; hlt
+  };
+  std::vector<MachineEvent> other_events;
+  const auto one = make(options(counting(1)), events_);
+  const auto other = make(options(counting(2)), other_events);
+  one->resume();
+  other->resume();
+  run_until([&] { return !events_.empty() && !other_events.empty(); });
+  EXPECT_EQ(events_[0].status, ((0x10 + 1) << 1) | 1);
+  EXPECT_EQ(other_events[0].status, ((0x10 + 2) << 1) | 1);
+}
+
+TEST_F(MachineTest, ResetThroughPortCf9StartsAnew) {
+  // Counts starts in CMOS byte 40h, which survives: the first start resets, the second exits with the count.
+  auto made = options(rom_with({0xB0, 0x40, 0xE6, 0x70, 0xE4, 0x71,  // in al from CMOS 40h
+                                0xFE, 0xC0, 0x88, 0xC3,              // inc al; mov bl, al
+                                0xB0, 0x40, 0xE6, 0x70, 0x88, 0xD8, 0xE6, 0x71,  // write it back
+                                0x80, 0xFB, 0x02, 0x74, 0x08,        // cmp bl, 2; je exit
+                                0xBA, 0xF9, 0x0C, 0xB0, 0x06, 0xEE,  // mov dx, CF9h; mov al, 6; out dx, al
+                                0xF4, 0xF4,                          // hlt
+                                0x88, 0xD8, 0xE6, 0xF4, 0xF4}));     // exit: mov al, bl; out F4h, al
+  const auto machine = make(std::move(made), events_);
+  machine->resume();
+  run_until([&] { return !events_.empty(); });
+  EXPECT_EQ(events_[0].kind, MachineEvent::Kind::debug_exit);
+  EXPECT_EQ(events_[0].status, 5);
+}
+
+TEST_F(MachineTest, NoRebootTurnsAResetIntoAnEvent) {
+  auto made = options(rom_with({0xB0, 0xFE, 0xE6, 0x64, 0xF4}));  // keyboard controller command FEh
+  made.no_reboot = true;
+  const auto machine = make(std::move(made), events_);
+  machine->resume();
+  run_until([&] { return !events_.empty(); });
+  EXPECT_EQ(events_[0].kind, MachineEvent::Kind::reset);
+  EXPECT_FALSE(events_[0].cause.empty());
+}
+
+TEST_F(MachineTest, TripleFaultIsReportedWithItsStory) {
+  // lidt of a zero limit, then INT3: no handler, no double-fault handler.
+  auto made = options(rom_with({0x2E, 0x0F, 0x01, 0x1E, 0x10, 0x00, 0xCC, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}));
+  const auto machine = make(std::move(made), events_);
+  machine->resume();
+  run_until([&] { return !events_.empty(); });
+  EXPECT_EQ(events_[0].kind, MachineEvent::Kind::triple_fault);
+  EXPECT_FALSE(machine->vcpu(0).past_events().empty());
+  EXPECT_EQ(machine->vcpu(0).get_state().activity, cpu::Activity::shutdown);
+}
+
+TEST_F(MachineTest, PauseStopsCpusAndTimeAndResumeGoesOn) {
+  const auto machine = make(options(rom_with({0xFF, 0x06, 0x00, 0x05, 0xEB, 0xFA})), events_);  // inc word [500h]; jmp
+  for (int round = 0; round < 20; ++round) {
+    machine->resume();
+    const auto before = machine->clock().now();
+    while (machine->clock().now() < before + 1'000'000) {
+    }
+    machine->pause();
+    const auto state = machine->vcpu(0).get_state();
+    const auto instructions = machine->vcpu(0).instructions();
+    const auto now = machine->clock().now();
+    EXPECT_TRUE(state.rip <= 6 || state.rip == 0xFFF0) << state.rip;
+    EXPECT_EQ(machine->vcpu(0).instructions(), instructions);
+    EXPECT_EQ(machine->clock().now(), now);
+  }
+  EXPECT_GT(machine->vcpu(0).instructions(), 0u);
+}
+
+TEST_F(MachineTest, DebuggerBreaksStepsAndWatches) {
+  // F000:0000 inc word [500h]; F000:0004 jmp back
+  const auto machine = make(options(rom_with({0xFF, 0x06, 0x00, 0x05, 0xEB, 0xFA})), events_);
+  ASSERT_TRUE(machine->vcpu(0).set_debug({.single_step = false, .breakpoints = {0xF0004}, .watchpoints = {}}));
+  machine->resume();
+  run_until([&] { return !events_.empty(); });
+  EXPECT_EQ(events_[0].kind, MachineEvent::Kind::debug);
+  EXPECT_EQ(events_[0].address, 0xF0004u);
+  EXPECT_EQ(machine->vcpu(0).get_state().rip, 4u);
+  events_.clear();
+  ASSERT_TRUE(machine->vcpu(0).set_debug({.single_step = true, .breakpoints = {}, .watchpoints = {}}));
+  machine->resume();
+  run_until([&] { return !events_.empty(); });
+  EXPECT_EQ(machine->vcpu(0).get_state().rip, 0u);
+  events_.clear();
+  ASSERT_TRUE(machine->vcpu(0).set_debug(
+      {.single_step = false, .breakpoints = {}, .watchpoints = {{.address = 0x500, .length = 2, .read = false, .write = true}}}));
+  machine->resume();
+  run_until([&] { return !events_.empty(); });
+  EXPECT_EQ(events_[0].address, 0x500u);
+  EXPECT_EQ(machine->vcpu(0).get_state().rip, 4u) << "a watchpoint stops after the instruction";
+}
+
+TEST_F(MachineTest, RefusesTooLittleMemory) {
+  auto made = options(rom_with({0xF4}));
+  made.board.ram_bytes = 4096;
+  const auto refused = Machine::create(*loop_, log_, std::move(made), [](const MachineEvent&) {});
+  ASSERT_FALSE(refused);
+  EXPECT_FALSE(refused.error().next_step.empty());
+}
+
+}  // namespace
+}  // namespace husk::machine

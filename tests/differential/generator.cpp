@@ -169,11 +169,22 @@ bool Generator::make(std::uint16_t form, Mode mode, unsigned set, unsigned index
     fill_general(test);
     fill_fp(test);
     operand_values(test);
+    settle_vendors(test);
     if (!solve_operand(test) || !solve_implicit(test)) continue;
     request.rsp = request.gpr[kRsp];
     return true;
   }
   return false;
+}
+
+void Generator::settle_vendors(Test& test) {
+  const FormTraits& traits = traits_[test.form];
+  Request& request = test.request;
+  // Whether #AC looks at operands beyond eight bytes, or at the elements of masked ones, is the processor's choice (SDM
+  // vol. 3, 6.15).
+  if (traits.memory_size > 8 || traits.gather || traits.vector) request.rflags &= ~std::uint64_t{kAC};
+  // AMD's save FOP, FIP and FDP as zeros unless an exception is pending, and take the x87 for unused by the rest.
+  if (traits.memory_size >= 512 && !(request.fp.legacy[2] & 0x80)) std::memset(request.fp.legacy + 6, 0, 18);
 }
 
 // ---- the instruction ----
@@ -213,6 +224,8 @@ bool Generator::choose_insn(std::uint16_t form, Test& test) {
     insn.rep = static_cast<RepPrefix>(dice_.below(3));
     if (dice_.one_in(8)) insn.segment = static_cast<SegmentIndex>(dice_.below(6));
   }
+  // LSS, LFS and LGS with REX.W load a 64-bit offset on Intel's, not on AMD's.
+  if (traits.selector && insn.op_size == 8 && forms()[form].operands[2].size == OperandSize::p) return false;
   if (insn.memory) {
     insn.lock = (attributes & kAttrLock) && dice_.one_in(4);
     if (dice_.one_in(10))
@@ -320,6 +333,11 @@ std::uint64_t Generator::choose_linear(const Test& test, unsigned addr_size, uns
 
 bool Generator::solve_segment(Test& test, unsigned segment, std::uint64_t linear, std::uint64_t ea) {
   Request& request = test.request;
+  // AMD's want the effective address canonical as well as the linear one, Intel's only that. What becomes of an operand
+  // that leaves the address size depends on the instruction's pieces.
+  const std::uint64_t end = ea + 1100;
+  if (!is_canonical(ea) || !is_canonical(end) || end < ea || end >> 63 != ea >> 63) return false;
+  if (test.insn.addr_size < 8 && end > mask_of(test.insn.addr_size * 8)) return false;
   std::uint64_t base = linear - ea;
   if (test.mode != Mode::long64) base &= 0xFFFF'FFFF;
   if (!is_canonical(base)) return false;

@@ -73,6 +73,8 @@ class Generator {
   void point(Test& test, unsigned number, unsigned addr_size, std::uint64_t linear, std::uint64_t plus);
   bool solve_implicit(Test& test);
   void gather_operand(Test& test);
+  /// Keeps away from what vendors do differently without either being wrong.
+  void settle_vendors(Test& test);
   void fill_general(Test& test);
   void fill_fp(Test& test);
   void fill_x87(FpImage& image);

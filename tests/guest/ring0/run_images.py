@@ -46,6 +46,8 @@ def command(program, machine, image):
 def run(program, machine, image, listed, timeout, verbose):
     """Runs one image; returns the complaints about it."""
     name = image.stem
+    if (name, "(end)") in listed:
+        timeout = min(timeout, 10)
     try:
         result = subprocess.run(command(program, machine, image), stdin=subprocess.DEVNULL, capture_output=True,
                                 timeout=timeout)
@@ -67,7 +69,9 @@ def run(program, machine, image, listed, timeout, verbose):
             complaints.append(f"FAIL {line}")
     for check in sorted(check for image_name, check in listed if image_name == name and check in passed):
         complaints.append(f"listed as a difference, yet it passes: {check}")
-    if status is None:
+    if status is None and (name, "(end)") in listed:
+        pass
+    elif status is None:
         complaints.append(f"no end within {timeout} s; last line: {lines[-1] if lines else ''}")
     elif "done" not in lines and (name, "(end)") in listed:
         pass

@@ -226,6 +226,11 @@ Flow initialise(Core& core, const Insn&) {
   return Flow::next;
 }
 Flow nothing(Core&, const Insn&) { return Flow::next; }
+/// FWAIT: #NM by CR0.MP and CR0.TS together, whatever EM says, and before a pending #MF (SDM vol. 3, table 2-2).
+Flow wait(Core& core, const Insn&) {
+  if ((core.s.cr0 & (kCr0Mp | kCr0Ts)) == (kCr0Mp | kCr0Ts)) return core.raise(kNM);
+  return x87_check_pending(core);
+}
 
 void no_operation(X87Unit&, const Insn&) {}
 template <int By>
@@ -245,7 +250,7 @@ void free_register(X87Unit& unit, const Insn& insn) {
 void bind_x87_control(HandlerTable& table) {
   table.set(Sem::fnop, on_registers<no_operation>);
   table.set(Sem::fnop_control, nothing);
-  table.set(Sem::fwait, waiting<nothing>);
+  table.set(Sem::fwait, wait);
   table.set(Sem::fincstp, on_registers<move_top<1>>);
   table.set(Sem::fdecstp, on_registers<move_top<-1>>);
   table.set(Sem::ffree_i, on_registers<free_register<false>>);

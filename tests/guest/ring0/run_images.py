@@ -30,7 +30,7 @@ def differences(path, machine):
     return listed
 
 
-def command(program, machine, image):
+def command(program, machine, image, cpu):
     line = [program]
     if machine == "husk":
         line += ["qemu"]
@@ -39,17 +39,17 @@ def command(program, machine, image):
     if machine == "kvm":
         line += ["-accel", "kvm", "-cpu", "host"]
     else:
-        line += ["-accel", "tcg", "-cpu", "max"]
+        line += ["-accel", "tcg", "-cpu", cpu]
     return line
 
 
-def run(program, machine, image, listed, timeout, verbose):
+def run(program, machine, image, cpu, listed, timeout, verbose):
     """Runs one image; returns the complaints about it."""
     name = image.stem
     if (name, "(end)") in listed:
         timeout = min(timeout, 10)
     try:
-        result = subprocess.run(command(program, machine, image), stdin=subprocess.DEVNULL, capture_output=True,
+        result = subprocess.run(command(program, machine, image, cpu), stdin=subprocess.DEVNULL, capture_output=True,
                                 timeout=timeout)
         output, status, error = result.stdout, result.returncode, result.stderr
     except subprocess.TimeoutExpired as expired:
@@ -90,6 +90,7 @@ def main():
     parser.add_argument("--on", choices=("husk", "qemu", "kvm"), default="husk")
     parser.add_argument("--differences", type=pathlib.Path,
                         default=pathlib.Path(__file__).resolve().parent / "differences.txt")
+    parser.add_argument("--cpu", default="max", help="the CPU model, where it is emulated")
     parser.add_argument("--timeout", type=float, default=60)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("images", nargs="+", type=pathlib.Path)
@@ -97,7 +98,7 @@ def main():
     listed = differences(options.differences, options.on)
     good = True
     for image in options.images:
-        for complaint in run(options.machine, options.on, image, listed, options.timeout, options.verbose):
+        for complaint in run(options.machine, options.on, image, options.cpu, listed, options.timeout, options.verbose):
             print("   ", complaint)
             good = False
     return 0 if good else 1

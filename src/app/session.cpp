@@ -58,7 +58,7 @@ Result<std::unique_ptr<Session>> Session::create(const machine::MachineConfig& c
 }
 
 Session::~Session() {
-  if (chardevs_) chardevs_->flush(kLastWordsNs);
+  if (chardevs_) flush_output();
 }
 
 Result<std::unique_ptr<core::CharBackend>> Session::attach(const std::string& chardev_id, chardev::DomainRunner run,
@@ -109,6 +109,8 @@ std::optional<Ending> Session::wait_for_clients() {
   return std::nullopt;
 }
 
+void Session::flush_output() { chardevs_->flush(kLastWordsNs); }
+
 Ending Session::run() {
   if (timeout_ns_) {
     timeout_ = loop_->make_timer([this] { end({.kind = Ending::Kind::time_out}); });
@@ -121,9 +123,7 @@ Ending Session::run() {
         timeout_ = {};
         // From here on a second signal ends husk at once, however long the machine takes to stop.
         signals_.reset();
-        if (options_.announce_ending && ending_->kind != Ending::Kind::power_off &&
-            ending_->kind != Ending::Kind::user_quit)
-          log_.info("{}", to_text(*ending_));
+        flush_output();
         return *ending_;
       }
     }

@@ -42,8 +42,10 @@ class Session {
 
   /// Waits until every server that was told to has its first client. Returns an ending if one came meanwhile.
   std::optional<Ending> wait_for_clients();
-  /// Starts the time-out and runs the loop until end().
+  /// Starts the time-out and runs the loop until end(); the guest's output is written out by then.
   Ending run();
+  /// Writes out what the guest has said so far, before husk says something itself. Waits a second at most.
+  void flush_output();
   /// Ends run(). The first ending counts. From any thread.
   void end(Ending ending);
 

@@ -70,7 +70,8 @@ class Link::FrontEnd : public core::CharBackend {
     if (link_->closed_) return;
     link_->loop_->post([weak = std::weak_ptr(link_), attachment = attachment_, function] {
       const auto link = weak.lock();
-      if (!link) return;
+      // Not attached any more: the domain may be gone with the device.
+      if (!link || link->attachment() != attachment) return;
       attachment->locked([&] {
         if (attachment->alive) function(*link, *attachment);
       });

@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <cstdlib>
 
+#include "host/terminal.h"
+
 namespace husk::host {
 
 Result<SignalWatch> SignalWatch::create(EventLoop& loop, std::initializer_list<int> signals,
@@ -40,6 +42,8 @@ SignalWatch::~SignalWatch() {
 }
 
 void die_by_signal(int signal) {
+  // With the default action in place, RawTerminal's handler does not run.
+  restore_terminals();
   struct sigaction action{};
   action.sa_handler = SIG_DFL;
   ::sigaction(signal, &action, nullptr);

@@ -117,6 +117,8 @@ struct RawTerminal::State {
   }
 };
 
+void restore_terminals() { restore_all(); }
+
 bool is_terminal(int fd) { return ::isatty(fd) == 1; }
 
 RawTerminal::RawTerminal(std::unique_ptr<State> state) : state_(std::move(state)) {}

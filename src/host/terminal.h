@@ -10,6 +10,9 @@ namespace husk::host {
 /// True if the descriptor is a terminal.
 bool is_terminal(int fd);
 
+/// Gives every terminal in raw mode back at once, for ways to end the process that run no destructor.
+void restore_terminals();
+
 /// A terminal in raw mode for as long as the object lives: no echo, no line editing, no flow control, eight bits;
 /// output processing stays (a "\n" still returns the carriage), as husk's own messages need it.
 ///

@@ -25,6 +25,7 @@ struct Exit {
   enum class Reason : std::uint8_t {
     stopped,   ///< kick()
     shutdown,  ///< triple fault
+    stuck,     ///< it and every other CPU wait with interrupts off: nothing can wake them but a debugger or a reset
     debug,     ///< breakpoint, watchpoint or step of the debugger; `address` tells which
     failed,    ///< the accelerator cannot go on; `error` says why
   } reason = Reason::stopped;

@@ -229,6 +229,8 @@ void Launch::handle(const MachineEvent& event) {
       report(event, fmt::format("CPU {}: triple fault", event.vcpu));
       return session_.end({.kind = Ending::Kind::triple_fault});
     case MachineEvent::Kind::stuck:
+      // QEMU's users see such a machine stand still, and end it themselves.
+      if (options_.dialect == Dialect::qemu) return;
       report(event, fmt::format("CPU {}: halted with interrupts off, and nothing can wake it", event.vcpu));
       return session_.end({.kind = Ending::Kind::triple_fault});
     case MachineEvent::Kind::debug: return machine_->resume();  // the debugger left while the stop was on its way

@@ -161,6 +161,7 @@ void Machine::handle_exit(unsigned index, const accel::Exit& exit) {
       }
       event.kind = MachineEvent::Kind::triple_fault;
       break;
+    case accel::Exit::Reason::stuck: event.kind = MachineEvent::Kind::stuck; break;
     case accel::Exit::Reason::debug:
       event.kind = MachineEvent::Kind::debug;
       event.address = exit.address;

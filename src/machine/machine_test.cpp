@@ -107,6 +107,13 @@ TEST_F(MachineTest, TripleFaultIsReportedWithItsStory) {
   EXPECT_EQ(machine->vcpu(0).get_state().activity, cpu::Activity::shutdown);
 }
 
+TEST_F(MachineTest, HaltWithInterruptsOffIsReported) {
+  const auto machine = make(options(rom_with({0xFA, 0xF4})), events_);  // cli; hlt
+  machine->resume();
+  run_until([&] { return !events_.empty(); });
+  EXPECT_EQ(events_[0].kind, MachineEvent::Kind::stuck);
+}
+
 TEST_F(MachineTest, PauseStopsCpusAndTimeAndResumeGoesOn) {
   const auto machine = make(options(rom_with({0xFF, 0x06, 0x00, 0x05, 0xEB, 0xFA})), events_);  // inc word [500h]; jmp
   for (int round = 0; round < 20; ++round) {

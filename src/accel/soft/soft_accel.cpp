@@ -85,7 +85,9 @@ class SoftVcpu final : public Vcpu {
       accel_.turn_.release();
       switch (why) {
         case interp::RunExit::quantum: break;
-        case interp::RunExit::halted: sleep(); break;
+        case interp::RunExit::halted:
+          if (!sleep()) return {Exit::Reason::stuck, 0, {}};
+          break;
         case interp::RunExit::stop_requested: return {Exit::Reason::stopped, 0, {}};
         case interp::RunExit::shutdown: return {Exit::Reason::shutdown, 0, {}};
         case interp::RunExit::debug: return {Exit::Reason::debug, core_.debug_hit_address, {}};
@@ -131,9 +133,16 @@ class SoftVcpu final : public Vcpu {
     { const std::lock_guard lock(sleep_mutex_); }
     awake_.notify_one();
   }
-  void sleep() {
+  /// Waits until there is something to do. False: there never will be, since all CPUs wait for another to wake them.
+  bool sleep() {
     std::unique_lock lock(sleep_mutex_);
-    awake_.wait(lock, [this] { return core_.runnable(); });
+    const bool hopeless = core_.s.activity == cpu::Activity::wait_for_sipi ||
+                          (core_.s.activity == cpu::Activity::halted && !(core_.s.rflags & cpu::kIF));
+    const bool all = hopeless && accel_.hopeless_.fetch_add(1) + 1 == accel_.vcpus_.size();
+    if (!all) awake_.wait(lock, [this] { return core_.runnable(); });
+    const bool woken = core_.runnable();
+    if (hopeless) accel_.hopeless_.fetch_sub(1);
+    return woken;
   }
 
   SoftAccel& accel_;

@@ -1,6 +1,7 @@
 // husk: the software accelerator: husk's own CPU behind the accelerator contract
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -55,6 +56,7 @@ class SoftAccel final : public Accelerator {
   std::mutex vcpus_mutex_;
   std::vector<SoftVcpu*> vcpus_;
   std::vector<mem::RamRegion*> regions_;
+  std::atomic<unsigned> hopeless_{0};  ///< CPUs asleep that no interrupt can wake
 };
 
 }  // namespace husk::accel

@@ -42,8 +42,16 @@ std::vector<PastEvent> Core::past_events() const {
 // ---- what happens between blocks ----
 
 bool Core::careful() const {
-  return (s.rflags & kTF) || s.interrupt_shadow || (s.dr7 & 0xFF) || debug.any() || pending_dr6_ || watch_hit_ ||
-         skip_breakpoint_;
+  return (s.rflags & kTF) || s.interrupt_shadow || (s.dr7 & 0xFF) || debug.single_step || !debug.watchpoints.empty() ||
+         pending_dr6_ || watch_hit_ || skip_breakpoint_;
+}
+
+bool Core::breakpoint_near() const {
+  // No block reaches farther than this from its start, so the rest of the code runs at full speed.
+  constexpr std::uint64_t kReach = BlockCache::kMaxInsns * 15;
+  const std::uint64_t linear = (s.seg[kCs].base * !code64() + s.rip) & linear_mask_;
+  return std::any_of(debug.breakpoints.begin(), debug.breakpoints.end(),
+                     [&](std::uint64_t at) { return at - linear < kReach; });
 }
 
 void Core::handle_attention() {
@@ -147,6 +155,11 @@ RunExit Core::run(std::uint64_t max_instructions) {
       }
     }
     if (instructions_ >= end) return RunExit::quantum;
+    if (!debug.breakpoints.empty() && breakpoint_near()) [[unlikely]] {
+      RunExit exit;
+      if (run_carefully(exit)) return exit;
+      continue;
+    }
     if (run_block() == Flow::fault) [[unlikely]] {
       deliver(fault_);
       leave_block_ = true;

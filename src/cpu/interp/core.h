@@ -488,6 +488,8 @@ class Core final : public core::CpuPins {
   /// Recomputes block_key_; called at the end of update_mode().
   void update_block_key();
   bool careful() const;
+  /// True if a debugger's breakpoint may lie in the block at RIP.
+  bool breakpoint_near() const;
   bool instruction_breakpoint(RunExit& exit);
 
   CoreDeps deps_;

@@ -121,12 +121,11 @@ Flow inspect_descriptor(Core& core, const Insn& insn) {
 
 Flow arpl_eg(Core& core, const Insn& insn) {
   const unsigned rpl = core.reg<2>(insn.reg) & 3u;
-  bool raised = false;
-  const auto change = [&](std::uint16_t old) -> std::uint16_t {
-    raised = (old & 3u) < rpl;
-    return raised ? static_cast<std::uint16_t>((old & ~3u) | rpl) : old;
-  };
-  if (!modify_rm<2>(core, insn, change)) return Flow::fault;
+  std::uint16_t old;
+  if (!read_rm<2>(core, insn, old)) return Flow::fault;
+  // Written only where it changes: processors fault as a read first.
+  const bool raised = (old & 3u) < rpl;
+  if (raised && !write_rm<2>(core, insn, static_cast<std::uint16_t>((old & ~3u) | rpl))) return Flow::fault;
   set_zf(core, raised);
   return Flow::next;
 }

@@ -177,7 +177,8 @@ Flow fxsave(Core& core, const Insn& insn) {
   store_le<std::uint32_t>(area.data() + kOffsetMxcsr + 4, mxcsr_mask(core));
   put_vector(core, 0, area.data() + kOffsetXmm);
   const unsigned size = kOffsetXmm + (skips_xmm(core) ? 0 : xmm_count(core) * 16);
-  if (!probe_write(core, insn, ea, size)) return Flow::fault;
+  // All 512 bytes must be writable, though the last 48 are software's and stay.
+  if (!probe_write(core, insn, ea, kLegacySize)) return Flow::fault;
   return write_part(core, insn, ea, area, 0, size) ? Flow::next : Flow::fault;
 }
 

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/bits.h"
+#include "cpu/encode.h"
 
 namespace husk::differential {
 
@@ -102,14 +103,13 @@ class Comparison {
     // Linux tells programs that kernel addresses are present, whether they are or not (arch/x86/mm/fault.c).
     if (h_.vector == 14 && h_.cr2 >= 0x7FFF'FFFF'F000) error_mask &= ~1u;
     number("error code", h_.error & error_mask, g_.error & error_mask);
-    const std::uint64_t cr2_mask = has(Rule::cr2_in_page) ? ~(kPage - 1) : ~std::uint64_t{0};
-    number("cr2", h_.cr2 & cr2_mask, g_.cr2 & cr2_mask);
+    number("cr2", h_.cr2, g_.cr2);
     const bool wide = test_.mode == Mode::long64;
     const std::uint64_t gpr_mask = wide ? ~std::uint64_t{0} : 0xFFFF'FFFF;
     number("rip", h_.rip & gpr_mask, g_.rip & gpr_mask);
     const bool any_result = has(Rule::any_result) || has(Rule::any_flags) || undefined_double_shift();
     for (unsigned i = 0; i < (wide ? 16u : 8u); ++i) {
-      if (any_result) continue;
+      if (any_result || (has(Rule::cpu_number) && g_.gpr[i] == 0 && h_.gpr[i] < 0x10000)) continue;
       const std::uint64_t mask = has(Rule::rights_limit) ? ~std::uint64_t{0xF0000} : gpr_mask;
       number(kGprNames[i], h_.gpr[i] & gpr_mask & mask, g_.gpr[i] & gpr_mask & mask);
     }
@@ -135,6 +135,7 @@ class Comparison {
     const bool host_faults = h_.vector != kNoFault, husk_faults = g_.vector != kNoFault;
     if (g_.vector == 13 && g_.error == 0 && has(Rule::host_lax)) return true;
     if (host_faults && husk_faults) return has(Rule::fault_order);
+    if (h_.vector == 6) return has(Rule::w_checked) && test_.mode != Mode::long64;
     if (h_.vector == 17) return has(Rule::may_align);
     if (host_faults) return has(Rule::may_fault) && h_.vector != 6;
     if (g_.vector == 6) return has(Rule::lock_ignored) && test_.code[0] == 0xF0;
@@ -254,6 +255,7 @@ std::vector<Exception> exceptions_of(std::uint16_t form) {
 
 std::string reason_not_run(std::uint16_t number, Mode mode, const FeatureSet& features) {
   const Form& form = forms()[number];
+  if (!shape_of(number, code_size_of(mode)).exists) return mode == Mode::long64 ? "not in 64-bit mode" : "only in 64-bit mode";
   if (mode == Mode::long64 && (form.attributes & kAttrNo64)) return "not in 64-bit mode";
   if (mode != Mode::long64 && (form.attributes & kAttrOnly64)) return "only in 64-bit mode";
   if ((form.attributes & kAttrSystem) && form.mnemonic != "WRFSBASE" && form.mnemonic != "WRGSBASE")

@@ -121,6 +121,7 @@ void HostCpu::submit(std::span<const Test> tests) {
   auto* const requests = reinterpret_cast<Request*>(shared_ + kRequestsOffset) + set * kBatch;
   next_rip_[set].resize(tests.size());
   insn_rip_[set].resize(tests.size());
+  cs_[set].resize(tests.size());
   for (unsigned i = 0; i < tests.size(); ++i) {
     place(tests[i]);
     Request& to = requests[i];
@@ -133,6 +134,7 @@ void HostCpu::submit(std::span<const Test> tests) {
     std::memcpy(to.poke_bytes, from.poke_bytes, used);
     to.rsp = from.gpr[4];
     insn_rip_[set][i] = from.rip;
+    cs_[set][i] = static_cast<std::uint16_t>(from.cs);
     next_rip_[set][i] = from.rip + tests[i].length;
   }
   control().count[set] = static_cast<std::uint32_t>(tests.size());
@@ -152,6 +154,7 @@ Status HostCpu::collect(std::span<Outcome> outcomes) {
     fetch = false;
     if (r.vector == kNoFault) {
       r.rip = next_rip_[set][i];
+      r.cs = cs_[set][i];  // the way out goes through a segment of its own
       r.error = 0;
       r.cr2 = 0;
       continue;

@@ -48,6 +48,7 @@ class HostCpu {
   bool tiny_data_ = false;
   std::array<std::vector<std::uint64_t>, 2> next_rip_;
   std::array<std::vector<std::uint64_t>, 2> insn_rip_;
+  std::array<std::vector<std::uint16_t>, 2> cs_;
 };
 
 }  // namespace husk::differential

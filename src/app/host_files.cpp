@@ -111,7 +111,7 @@ std::vector<KernelFile> find_kernels(const std::string& boot, const std::vector<
     for (const std::string& name : *names)
       if (name.starts_with("vmlinuz-") && is_file(boot + "/" + name))
         found.push_back({boot + "/" + name, name.substr(8), host::is_readable(boot + "/" + name)});
-  std::stable_sort(found.begin(), found.end(), newest_first);
+  std::sort(found.begin(), found.end(), newest_first);
   for (const std::string& guest : guests) {
     std::vector<KernelFile> here;
     const auto names = host::list_directory(guest);
@@ -124,7 +124,7 @@ std::vector<KernelFile> find_kernels(const std::string& boot, const std::vector<
         version = text->substr(0, text->find('\n'));
       here.push_back({path, version, host::is_readable(path)});
     }
-    std::stable_sort(here.begin(), here.end(), newest_first);
+    std::sort(here.begin(), here.end(), newest_first);
     found.insert(found.end(), here.begin(), here.end());
   }
   return found;

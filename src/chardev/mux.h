@@ -68,7 +68,6 @@ class Mux : public Chardev, private Transport {
   const std::shared_ptr<std::atomic<bool>> connected_ = std::make_shared<std::atomic<bool>>(false);
   std::size_t focus_ = 0;
   bool escape_ = false;
-  bool line_start_ = true;
   bool pumping_ = false;
   std::string notice_;
   std::unique_ptr<Chardev> backing_;

@@ -321,6 +321,7 @@ Status edit_features(CpuModel& model, std::string_view edits) {
   for (std::size_t i = 1; i < kFeatureCount; ++i) {
     if (!model.features.test(i)) continue;
     const std::uint32_t leaf = feature_info(static_cast<Feature>(i)).leaf;
+    if (leaf >> 28 == 4) continue;  // the hypervisor's own range
     if (leaf < 0x80000000)
       model.basic_leaves = std::max(model.basic_leaves, leaf);
     else

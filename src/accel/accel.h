@@ -39,8 +39,8 @@ struct PastEvent {
   std::uint8_t vector = 0;
   bool has_error = false;
   std::uint32_t error = 0;
-  std::uint64_t cr2 = 0;    ///< #PF only
-  std::uint16_t cs = 0;     ///< of the instruction that faulted or was interrupted
+  std::uint64_t cr2 = 0;  ///< #PF only
+  std::uint16_t cs = 0;   ///< of the instruction that faulted or was interrupted
   std::uint64_t rip = 0;
   std::uint64_t count = 0;  ///< instructions executed until then, 0 if the accelerator does not count
 };

@@ -14,7 +14,11 @@ Result<std::unique_ptr<Machine>> Machine::create(host::EventLoop& loop, Log& log
 }
 
 Machine::Machine(host::EventLoop& loop, Log& log, MachineOptions options, EventHandler on_event)
-    : loop_(loop), log_(log), options_(std::move(options)), on_event_(std::move(on_event)), clock_(loop, options_.wall_clock_base) {}
+    : loop_(loop),
+      log_(log),
+      options_(std::move(options)),
+      on_event_(std::move(on_event)),
+      clock_(loop, options_.wall_clock_base) {}
 
 Machine::~Machine() {
   *alive_ = false;
@@ -36,8 +40,7 @@ Status Machine::build() {
   }
   board_ = HUSK_TRY(MicroBoard::create({clock_, log_, *this, std::move(pins), options_.cpu_model}, options_.board));
 
-  if (options_.accelerator != "interp")
-    return fail("accelerator {} is not built into this husk", options_.accelerator);
+  if (options_.accelerator != "interp") return fail("accelerator {} is not built into this husk", options_.accelerator);
   accelerator_ = std::make_unique<accel::SoftAccel>(
       accel::SoftAccelDeps{board_->memory_space(), board_->io_space(), board_->clock(), log_});
   for (mem::RamRegion* region : board_->ram()) HUSK_TRY(accelerator_->add_ram(*region));

@@ -30,7 +30,8 @@ class MachineTest : public ::testing::Test {
     return made;
   }
   std::unique_ptr<Machine> make(MachineOptions made, std::vector<MachineEvent>& events) {
-    return Machine::create(*loop_, log_, std::move(made), [&events](const MachineEvent& event) { events.push_back(event); })
+    return Machine::create(*loop_, log_, std::move(made),
+                           [&events](const MachineEvent& event) { events.push_back(event); })
         .value();
   }
   void run_until(const std::function<bool()>& done) {
@@ -54,11 +55,11 @@ TEST_F(MachineTest, StartsAtTheResetVectorAndEndsByDebugExit) {
 TEST_F(MachineTest, TwoMachinesRunAtOnceInOneProcess) {
   // Each counts a word at 500h up to 10,000 and tells its low byte plus its own number.
   const auto counting = [](std::uint8_t number) {
-    return rom_with({0x31, 0xC0, 0x8E, 0xD8,              // xor ax, ax; mov ds, ax
-                     0xB9, 0x10, 0x27,                    // mov cx, 10000
-                     0xFF, 0x06, 0x00, 0x05, 0xE2, 0xFA,  // again: inc word [500h]; loop again
-                     0xA0, 0x00, 0x05,                    // mov al, [500h]
-                     0x04, number, 0xE6, 0xF4, 0xF4});    // add al, number; out F4h, al; hlt
+    return rom_with({0x31, 0xC0,   0x8E, 0xD8,              // xor ax, ax; mov ds, ax
+                     0xB9, 0x10,   0x27,                    // mov cx, 10000
+                     0xFF, 0x06,   0x00, 0x05, 0xE2, 0xFA,  // again: inc word [500h]; loop again
+                     0xA0, 0x00,   0x05,                    // mov al, [500h]
+                     0x04, number, 0xE6, 0xF4, 0xF4});      // add al, number; out F4h, al; hlt
   };
   std::vector<MachineEvent> other_events;
   const auto one = make(options(counting(1)), events_);
@@ -72,13 +73,13 @@ TEST_F(MachineTest, TwoMachinesRunAtOnceInOneProcess) {
 
 TEST_F(MachineTest, ResetThroughPortCf9StartsAnew) {
   // Counts starts in CMOS byte 40h, which survives: the first start resets, the second exits with the count.
-  auto made = options(rom_with({0xB0, 0x40, 0xE6, 0x70, 0xE4, 0x71,  // in al from CMOS 40h
-                                0xFE, 0xC0, 0x88, 0xC3,              // inc al; mov bl, al
+  auto made = options(rom_with({0xB0, 0x40, 0xE6, 0x70, 0xE4, 0x71,              // in al from CMOS 40h
+                                0xFE, 0xC0, 0x88, 0xC3,                          // inc al; mov bl, al
                                 0xB0, 0x40, 0xE6, 0x70, 0x88, 0xD8, 0xE6, 0x71,  // write it back
-                                0x80, 0xFB, 0x02, 0x74, 0x08,        // cmp bl, 2; je exit
-                                0xBA, 0xF9, 0x0C, 0xB0, 0x06, 0xEE,  // mov dx, CF9h; mov al, 6; out dx, al
-                                0xF4, 0xF4,                          // hlt
-                                0x88, 0xD8, 0xE6, 0xF4, 0xF4}));     // exit: mov al, bl; out F4h, al
+                                0x80, 0xFB, 0x02, 0x74, 0x08,                    // cmp bl, 2; je exit
+                                0xBA, 0xF9, 0x0C, 0xB0, 0x06, 0xEE,              // mov dx, CF9h; mov al, 6; out dx, al
+                                0xF4, 0xF4,                                      // hlt
+                                0x88, 0xD8, 0xE6, 0xF4, 0xF4}));                 // exit: mov al, bl; out F4h, al
   const auto machine = make(std::move(made), events_);
   machine->resume();
   run_until([&] { return !events_.empty(); });
@@ -98,7 +99,8 @@ TEST_F(MachineTest, NoRebootTurnsAResetIntoAnEvent) {
 
 TEST_F(MachineTest, TripleFaultIsReportedWithItsStory) {
   // lidt of a zero limit, then INT3: no handler, no double-fault handler.
-  auto made = options(rom_with({0x2E, 0x0F, 0x01, 0x1E, 0x10, 0x00, 0xCC, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}));
+  auto made =
+      options(rom_with({0x2E, 0x0F, 0x01, 0x1E, 0x10, 0x00, 0xCC, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}));
   const auto machine = make(std::move(made), events_);
   machine->resume();
   run_until([&] { return !events_.empty(); });
@@ -147,8 +149,10 @@ TEST_F(MachineTest, DebuggerBreaksStepsAndWatches) {
   run_until([&] { return !events_.empty(); });
   EXPECT_EQ(machine->vcpu(0).get_state().rip, 0u);
   events_.clear();
-  ASSERT_TRUE(machine->vcpu(0).set_debug(
-      {.single_step = false, .breakpoints = {}, .watchpoints = {{.address = 0x500, .length = 2, .read = false, .write = true}}}));
+  ASSERT_TRUE(
+      machine->vcpu(0).set_debug({.single_step = false,
+                                  .breakpoints = {},
+                                  .watchpoints = {{.address = 0x500, .length = 2, .read = false, .write = true}}}));
   machine->resume();
   run_until([&] { return !events_.empty(); });
   EXPECT_EQ(events_[0].address, 0x500u);

@@ -81,8 +81,8 @@ void MicroBoard::build_interrupts() {
     add(*apics_.back(), apic_domains_.back().get());
   }
   ioapic_ = std::make_unique<devices::Ioapic>(devices::Ioapic::Deps{memory_space_, &chipset_, apic_bus_});
-  pic_ = std::make_unique<devices::PicPair>(
-      devices::PicPair::Deps{.io_space = io_space_, .domain = &chipset_, .interrupt = core::InterruptLine(ext_int_wire_, 0)});
+  pic_ = std::make_unique<devices::PicPair>(devices::PicPair::Deps{
+      .io_space = io_space_, .domain = &chipset_, .interrupt = core::InterruptLine(ext_int_wire_, 0)});
   isa_ = std::make_unique<IsaInterrupts>(*pic_, *ioapic_);
   irq0_ = std::make_unique<core::SharedLine>(isa_->line(0));
   irq8_ = std::make_unique<core::SharedLine>(isa_->line(8));
@@ -125,14 +125,14 @@ Status MicroBoard::build_chipset() {
                                                               }});
   pm_ = HUSK_TRY(devices::AcpiPm::create(
       {io_space_, &chipset_, *chipset_clock_, isa_->line(kSciIrq), deps_.control, deps_.log}, {}));
-  pci_host_ = HUSK_TRY(
-      devices::pci::PciHost::create({memory_space_, io_space_, &chipset_, pci_bus_, reset_control_.get()}));
+  pci_host_ =
+      HUSK_TRY(devices::pci::PciHost::create({memory_space_, io_space_, &chipset_, pci_bus_, reset_control_.get()}));
   host_bridge_ = HUSK_TRY(devices::pci::HostBridge::create({pci_bus_, *pci_host_}, {.ecam_base = kEcamBase}));
   lpc_ = HUSK_TRY(devices::pci::LpcBridge::create(
       {pci_bus_, [this](std::optional<std::uint16_t> base) { pm_->set_base(base); }, {}}, {.multifunction = false}));
-  for (core::Device* device : std::initializer_list<core::Device*>{
-           i8042_.get(), port92_.get(), reset_control_.get(), pit_.get(), rtc_.get(), hpet_.get(), pm_.get(),
-           pci_host_.get(), host_bridge_.get(), lpc_.get()})
+  for (core::Device* device :
+       std::initializer_list<core::Device*>{i8042_.get(), port92_.get(), reset_control_.get(), pit_.get(), rtc_.get(),
+                                            hpet_.get(), pm_.get(), pci_host_.get(), host_bridge_.get(), lpc_.get()})
     add(*device, &chipset_);
   return {};
 }
@@ -178,8 +178,7 @@ Status MicroBoard::build_test_devices() {
   }
   if (config_.pc_testdev) {
     std::array<core::InterruptLine, devices::PcTestdev::kLines> lines;
-    for (unsigned i = 0; i < lines.size(); ++i)
-      lines[i] = i < 16 ? isa_->line(i) : core::InterruptLine(*ioapic_, i);
+    for (unsigned i = 0; i < lines.size(); ++i) lines[i] = i < 16 ? isa_->line(i) : core::InterruptLine(*ioapic_, i);
     keep(HUSK_TRY(devices::PcTestdev::create({memory_space_, io_space_, &chipset_, std::move(lines)})));
   }
   return {};
@@ -218,7 +217,8 @@ boot::AcpiConfig MicroBoard::acpi_config() const {
 Result<mem::Gpa> MicroBoard::write_tables(mem::GuestMemory& memory) const {
   const boot::AcpiBlob acpi = boot::build_acpi_tables(acpi_config(), kAcpiBase);
   if (acpi.bytes.size() > kSmbiosBase - kAcpiBase)
-    return fail("ACPI tables for {} CPUs take {} bytes, more than fit below {:#x}", config_.cpus, acpi.bytes.size(), kSmbiosBase);
+    return fail("ACPI tables for {} CPUs take {} bytes, more than fit below {:#x}", config_.cpus, acpi.bytes.size(),
+                kSmbiosBase);
   HUSK_TRY(memory.write(kAcpiBase, acpi.bytes));
   boot::SmbiosConfig smbios;
   smbios.processor_manufacturer = deps_.cpu_model.vendor;

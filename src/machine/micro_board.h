@@ -1,4 +1,5 @@
-// husk: the board `micro`: direct boot, PCI Express, ACPI from husk's own tables, and the PC devices that kernels expect
+// husk: the board `micro`: direct boot, PCI Express, ACPI from husk's own tables, and the PC devices that kernels
+// expect
 #pragma once
 
 #include <array>

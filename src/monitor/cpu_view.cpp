@@ -89,21 +89,23 @@ std::string registers_text(const cpu::CpuState& s, const std::function<std::stri
   }
   const std::string where = name_of(s.rip);
   text += fmt::format("RIP={:016x}{}  RFLAGS={:08x} [", s.rip, where.empty() ? "" : " <" + where + ">", s.rflags);
-  static constexpr std::pair<std::uint64_t, char> kFlagLetters[] = {
-      {cpu::kOF, 'O'}, {cpu::kDF, 'D'}, {cpu::kIF, 'I'}, {cpu::kTF, 'T'}, {cpu::kSF, 'S'},
-      {cpu::kZF, 'Z'}, {cpu::kAF, 'A'}, {cpu::kPF, 'P'}, {cpu::kCF, 'C'}};
+  static constexpr std::pair<std::uint64_t, char> kFlagLetters[] = {{cpu::kOF, 'O'}, {cpu::kDF, 'D'}, {cpu::kIF, 'I'},
+                                                                    {cpu::kTF, 'T'}, {cpu::kSF, 'S'}, {cpu::kZF, 'Z'},
+                                                                    {cpu::kAF, 'A'}, {cpu::kPF, 'P'}, {cpu::kCF, 'C'}};
   for (const auto& [bit_mask, letter] : kFlagLetters) text += (s.rflags & bit_mask) ? letter : '-';
   text += fmt::format("]  CPL={}\n", s.cpl());
   static constexpr const char* kSegments[] = {"ES", "CS", "SS", "DS", "FS", "GS"};
   for (unsigned n = 0; n < 6; ++n)
-    text += fmt::format("{} ={:04x} base={:016x} limit={:08x} attr={:04x}{}", kSegments[n], s.seg[n].selector, s.seg[n].base,
-                        s.seg[n].limit, s.seg[n].attributes, n % 2 ? "\n" : "   ");
-  text += fmt::format("LDT={:04x} base={:016x} limit={:08x} attr={:04x}   TR ={:04x} base={:016x} limit={:08x} attr={:04x}\n",
-                      s.ldtr.selector, s.ldtr.base, s.ldtr.limit, s.ldtr.attributes, s.tr.selector, s.tr.base, s.tr.limit,
-                      s.tr.attributes);
+    text += fmt::format("{} ={:04x} base={:016x} limit={:08x} attr={:04x}{}", kSegments[n], s.seg[n].selector,
+                        s.seg[n].base, s.seg[n].limit, s.seg[n].attributes, n % 2 ? "\n" : "   ");
+  text += fmt::format(
+      "LDT={:04x} base={:016x} limit={:08x} attr={:04x}   TR ={:04x} base={:016x} limit={:08x} attr={:04x}\n",
+      s.ldtr.selector, s.ldtr.base, s.ldtr.limit, s.ldtr.attributes, s.tr.selector, s.tr.base, s.tr.limit,
+      s.tr.attributes);
   text += fmt::format("GDT base={:016x} limit={:04x}   IDT base={:016x} limit={:04x}\n", s.gdtr.base, s.gdtr.limit,
                       s.idtr.base, s.idtr.limit);
-  text += fmt::format("CR0={:08x} CR2={:016x} CR3={:016x} CR4={:08x} EFER={:04x}\n", s.cr0, s.cr2, s.cr3, s.cr4, s.efer);
+  text +=
+      fmt::format("CR0={:08x} CR2={:016x} CR3={:016x} CR4={:08x} EFER={:04x}\n", s.cr0, s.cr2, s.cr3, s.cr4, s.efer);
   return text;
 }
 

@@ -50,9 +50,8 @@ class Report {
     for (const accel::PastEvent& event : in_.past) {
       std::string what = event.kind == accel::PastEvent::Kind::interrupt
                              ? fmt::format("interrupt {:#04x}", event.vector)
-                             : event.kind == accel::PastEvent::Kind::software
-                                   ? fmt::format("INT {:#04x}", event.vector)
-                                   : vector_name(event.vector);
+                         : event.kind == accel::PastEvent::Kind::software ? fmt::format("INT {:#04x}", event.vector)
+                                                                          : vector_name(event.vector);
       if (event.has_error) what += fmt::format(" error={:#x}", event.error);
       if (event.kind == accel::PastEvent::Kind::exception && event.vector == kPageFault)
         what += fmt::format(" address={}", named(event.cr2));
@@ -91,7 +90,8 @@ class Report {
     }
     std::size_t at = 0;
     for (unsigned shown = 0; shown < 8 && at < got; ++shown) {
-      const DisassembledInsn insn = disassemble(std::span(bytes).subspan(at, std::min<std::size_t>(15, got - at)), rip + at, view_.code_size());
+      const DisassembledInsn insn =
+          disassemble(std::span(bytes).subspan(at, std::min<std::size_t>(15, got - at)), rip + at, view_.code_size());
       line("{}{:016x}  {}", shown == 0 ? "=> " : "   ", rip + at, insn.text);
       at += insn.length;
     }
@@ -119,7 +119,10 @@ class Report {
       access.user = fault->error & 4;
       access.execute = fault->error & 16;
       line("-- page walk of {} ({} by {})", named(address),
-           access.execute ? "fetch" : access.write ? "write" : "read", access.user ? "user" : "supervisor");
+           access.execute ? "fetch"
+           : access.write ? "write"
+                          : "read",
+           access.user ? "user" : "supervisor");
     } else {
       access.execute = true;
       line("-- page walk of RIP {}", named(address));

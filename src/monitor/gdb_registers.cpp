@@ -89,15 +89,14 @@ void add_core(Table& table) {
   table.push_back({"rip", 8, get_member<&CpuState::rip, 8>, set_member<&CpuState::rip, 8>, 0});
   table.push_back({"eflags", 4, get_member<&CpuState::rflags, 4>, set_member<&CpuState::rflags, 4>, 0});
   for (unsigned i = 0; i < 6; ++i)
-    table.push_back({kSegmentNames[i], 4,
-                     [](const CpuState& s, unsigned n, std::uint8_t* out) {
-                       store_le<std::uint32_t>(out, s.seg[n].selector);
-                     },
-                     // A selector alone says nothing of base and limit, so it cannot be written from outside.
-                     [](CpuState& s, unsigned n, const std::uint8_t* in) {
-                       return s.seg[n].selector == load_le<std::uint32_t>(in);
-                     },
-                     kSegmentOrder[i]});
+    table.push_back(
+        {kSegmentNames[i], 4,
+         [](const CpuState& s, unsigned n, std::uint8_t* out) { store_le<std::uint32_t>(out, s.seg[n].selector); },
+         // A selector alone says nothing of base and limit, so it cannot be written from outside.
+         [](CpuState& s, unsigned n, const std::uint8_t* in) {
+           return s.seg[n].selector == load_le<std::uint32_t>(in);
+         },
+         kSegmentOrder[i]});
   static constexpr const char* kStNames[] = {"st0", "st1", "st2", "st3", "st4", "st5", "st6", "st7"};
   for (unsigned i = 0; i < 8; ++i)
     table.push_back({kStNames[i], 10,
@@ -123,39 +122,42 @@ template <class Table>
 void add_vectors(Table& table) {
   static constexpr const char* kXmm[] = {"xmm0", "xmm1", "xmm2",  "xmm3",  "xmm4",  "xmm5",  "xmm6",  "xmm7",
                                          "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"};
-  static constexpr const char* kYmmHigh[] = {"ymm0h", "ymm1h", "ymm2h",  "ymm3h",  "ymm4h",  "ymm5h",  "ymm6h",  "ymm7h",
-                                             "ymm8h", "ymm9h", "ymm10h", "ymm11h", "ymm12h", "ymm13h", "ymm14h", "ymm15h"};
+  static constexpr const char* kYmmHigh[] = {"ymm0h",  "ymm1h",  "ymm2h",  "ymm3h", "ymm4h",  "ymm5h",
+                                             "ymm6h",  "ymm7h",  "ymm8h",  "ymm9h", "ymm10h", "ymm11h",
+                                             "ymm12h", "ymm13h", "ymm14h", "ymm15h"};
   for (unsigned i = 0; i < 16; ++i)
-    table.push_back({kXmm[i], 16,
-                     [](const CpuState& s, unsigned n, std::uint8_t* out) { std::copy_n(s.vector[n].bytes.begin(), 16, out); },
-                     [](CpuState& s, unsigned n, const std::uint8_t* in) {
-                       std::copy_n(in, 16, s.vector[n].bytes.begin());
-                       return true;
-                     },
-                     i});
+    table.push_back(
+        {kXmm[i], 16,
+         [](const CpuState& s, unsigned n, std::uint8_t* out) { std::copy_n(s.vector[n].bytes.begin(), 16, out); },
+         [](CpuState& s, unsigned n, const std::uint8_t* in) {
+           std::copy_n(in, 16, s.vector[n].bytes.begin());
+           return true;
+         },
+         i});
   table.push_back({"mxcsr", 4, get_member<&CpuState::mxcsr, 4>, set_member<&CpuState::mxcsr, 4>, 0});
-  table.push_back({"fs_base", 8, [](const CpuState& s, unsigned, std::uint8_t* out) { store_le(out, s.seg[cpu::kFs].base); },
+  table.push_back({"fs_base", 8,
+                   [](const CpuState& s, unsigned, std::uint8_t* out) { store_le(out, s.seg[cpu::kFs].base); },
                    [](CpuState& s, unsigned, const std::uint8_t* in) {
                      s.seg[cpu::kFs].base = load_le<std::uint64_t>(in);
                      return true;
                    },
                    0});
-  table.push_back({"gs_base", 8, [](const CpuState& s, unsigned, std::uint8_t* out) { store_le(out, s.seg[cpu::kGs].base); },
+  table.push_back({"gs_base", 8,
+                   [](const CpuState& s, unsigned, std::uint8_t* out) { store_le(out, s.seg[cpu::kGs].base); },
                    [](CpuState& s, unsigned, const std::uint8_t* in) {
                      s.seg[cpu::kGs].base = load_le<std::uint64_t>(in);
                      return true;
                    },
                    0});
   for (unsigned i = 0; i < 16; ++i)
-    table.push_back({kYmmHigh[i], 16,
-                     [](const CpuState& s, unsigned n, std::uint8_t* out) {
-                       std::copy_n(s.vector[n].bytes.begin() + 16, 16, out);
-                     },
-                     [](CpuState& s, unsigned n, const std::uint8_t* in) {
-                       std::copy_n(in, 16, s.vector[n].bytes.begin() + 16);
-                       return true;
-                     },
-                     i});
+    table.push_back(
+        {kYmmHigh[i], 16,
+         [](const CpuState& s, unsigned n, std::uint8_t* out) { std::copy_n(s.vector[n].bytes.begin() + 16, 16, out); },
+         [](CpuState& s, unsigned n, const std::uint8_t* in) {
+           std::copy_n(in, 16, s.vector[n].bytes.begin() + 16);
+           return true;
+         },
+         i});
 }
 
 template <class Table>
@@ -169,13 +171,14 @@ void add_system(Table& table) {
   static constexpr const char* kTables[] = {"gdt_base", "idt_base"};
   static constexpr const char* kLimits[] = {"gdt_limit", "idt_limit"};
   for (unsigned i = 0; i < 2; ++i) {
-    table.push_back({kTables[i], 8,
-                     [](const CpuState& s, unsigned n, std::uint8_t* out) { store_le(out, n ? s.idtr.base : s.gdtr.base); },
-                     [](CpuState& s, unsigned n, const std::uint8_t* in) {
-                       (n ? s.idtr : s.gdtr).base = load_le<std::uint64_t>(in);
-                       return true;
-                     },
-                     i});
+    table.push_back(
+        {kTables[i], 8,
+         [](const CpuState& s, unsigned n, std::uint8_t* out) { store_le(out, n ? s.idtr.base : s.gdtr.base); },
+         [](CpuState& s, unsigned n, const std::uint8_t* in) {
+           (n ? s.idtr : s.gdtr).base = load_le<std::uint64_t>(in);
+           return true;
+         },
+         i});
     table.push_back({kLimits[i], 4,
                      [](const CpuState& s, unsigned n, std::uint8_t* out) {
                        store_le<std::uint32_t>(out, n ? s.idtr.limit : s.gdtr.limit);
@@ -188,7 +191,8 @@ void add_system(Table& table) {
   }
   table.push_back({"tr_base", 8, [](const CpuState& s, unsigned, std::uint8_t* out) { store_le(out, s.tr.base); },
                    [](CpuState&, unsigned, const std::uint8_t*) { return false; }, 0});
-  table.push_back({"cs_base", 8, [](const CpuState& s, unsigned, std::uint8_t* out) { store_le(out, s.seg[cpu::kCs].base); },
+  table.push_back({"cs_base", 8,
+                   [](const CpuState& s, unsigned, std::uint8_t* out) { store_le(out, s.seg[cpu::kCs].base); },
                    [](CpuState&, unsigned, const std::uint8_t*) { return false; }, 0});
   static constexpr const char* kDr[] = {"dr0", "dr1", "dr2", "dr3"};
   for (unsigned i = 0; i < 4; ++i)
@@ -242,10 +246,12 @@ std::string gdb_target_description() {
     xml += fmt::format("<feature name=\"{}\">\n", kFeatures[f].name);
     if (f == 0)
       xml +=
-          "<flags id=\"i386_eflags\" size=\"4\"><field name=\"CF\" start=\"0\" end=\"0\"/><field name=\"PF\" start=\"2\" "
+          "<flags id=\"i386_eflags\" size=\"4\"><field name=\"CF\" start=\"0\" end=\"0\"/><field name=\"PF\" "
+          "start=\"2\" "
           "end=\"2\"/><field name=\"AF\" start=\"4\" end=\"4\"/><field name=\"ZF\" start=\"6\" end=\"6\"/><field "
           "name=\"SF\" start=\"7\" end=\"7\"/><field name=\"TF\" start=\"8\" end=\"8\"/><field name=\"IF\" start=\"9\" "
-          "end=\"9\"/><field name=\"DF\" start=\"10\" end=\"10\"/><field name=\"OF\" start=\"11\" end=\"11\"/></flags>\n";
+          "end=\"9\"/><field name=\"DF\" start=\"10\" end=\"10\"/><field name=\"OF\" start=\"11\" "
+          "end=\"11\"/></flags>\n";
     if (f == 1)
       xml +=
           "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/><vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/>"

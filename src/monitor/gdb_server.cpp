@@ -17,8 +17,8 @@ Result<std::unique_ptr<GdbServer>> GdbServer::create(Deps deps, const host::Sock
   std::unique_ptr<GdbServer> server(new GdbServer(std::move(deps)));
   server->listener_.emplace(HUSK_TRY(host::Listener::listen(address)));
   GdbServer* const self = server.get();
-  server->listening_ = HUSK_TRY(
-      self->deps_.loop.watch(server->listener_->fd(), EventLoop::kReadable, [self](EventLoop::Events) { self->accept(); }));
+  server->listening_ = HUSK_TRY(self->deps_.loop.watch(server->listener_->fd(), EventLoop::kReadable,
+                                                       [self](EventLoop::Events) { self->accept(); }));
   return server;
 }
 
@@ -116,8 +116,9 @@ bool GdbServer::take(const machine::MachineEvent& event) {
                                         [&](const auto& watch) { return watch.address == event.address; });
       const auto is_break = std::find(request_.breakpoints.begin(), request_.breakpoints.end(), event.address) !=
                             request_.breakpoints.end();
-      stop.why = is_watch ? GdbSession::Stop::Why::watchpoint
-                          : is_break && !stepped ? GdbSession::Stop::Why::breakpoint : GdbSession::Stop::Why::step;
+      stop.why = is_watch               ? GdbSession::Stop::Why::watchpoint
+                 : is_break && !stepped ? GdbSession::Stop::Why::breakpoint
+                                        : GdbSession::Stop::Why::step;
       break;
     }
     case machine::MachineEvent::Kind::triple_fault:

@@ -45,7 +45,9 @@ class GdbServer final : public GdbTarget {
   const cpu::CpuModel& model() const override { return deps_.model; }
   mem::AddressSpace& memory() override { return deps_.machine.memory_space(); }
   cpu::CpuState state(unsigned cpu) override { return deps_.machine.vcpu(cpu).get_state(); }
-  Status set_state(unsigned cpu, const cpu::CpuState& state) override { return deps_.machine.vcpu(cpu).set_state(state); }
+  Status set_state(unsigned cpu, const cpu::CpuState& state) override {
+    return deps_.machine.vcpu(cpu).set_state(state);
+  }
   Status set_breakpoints(const cpu::DebugRequest& request) override;
   void resume(std::optional<unsigned> step) override;
   void pause() override { deps_.machine.pause(); }

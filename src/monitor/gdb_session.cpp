@@ -202,7 +202,8 @@ void GdbSession::continue_with(std::string_view actions) {
     const std::string_view what = take(action, ':');
     if (what.empty() || (what[0] != 's' && what[0] != 'S')) continue;
     const auto thread = number(action);
-    const unsigned cpu = thread && *thread >= 1 && *thread <= target_.cpu_count() ? static_cast<unsigned>(*thread - 1) : cpu_;
+    const unsigned cpu =
+        thread && *thread >= 1 && *thread <= target_.cpu_count() ? static_cast<unsigned>(*thread - 1) : cpu_;
     return resume(cpu);
   }
   resume(std::nullopt);
@@ -230,7 +231,8 @@ void GdbSession::query(std::string_view body) {
     const auto thread = number(body.substr(17));
     if (!thread || *thread < 1 || *thread > target_.cpu_count()) return reply(kError);
     const cpu::CpuState state = target_.state(static_cast<unsigned>(*thread - 1));
-    const std::string text = fmt::format("CPU#{} [{}]", *thread - 1, state.activity == cpu::Activity::halted ? "halted" : "running");
+    const std::string text =
+        fmt::format("CPU#{} [{}]", *thread - 1, state.activity == cpu::Activity::halted ? "halted" : "running");
     return reply(to_hex({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()}));
   }
   // QEMU's names for the switch between virtual and physical addresses, which gdb front ends know.
@@ -341,8 +343,10 @@ void GdbSession::write_memory(std::string_view arguments, bool binary) {
   std::vector<std::uint8_t> bytes;
   if (binary) {
     for (std::size_t i = 0; i < arguments.size(); ++i) {
-      if (arguments[i] == '}' && i + 1 < arguments.size()) bytes.push_back(static_cast<std::uint8_t>(arguments[++i] ^ 0x20));
-      else bytes.push_back(static_cast<std::uint8_t>(arguments[i]));
+      if (arguments[i] == '}' && i + 1 < arguments.size())
+        bytes.push_back(static_cast<std::uint8_t>(arguments[++i] ^ 0x20));
+      else
+        bytes.push_back(static_cast<std::uint8_t>(arguments[i]));
     }
   } else if (auto decoded = from_hex(arguments)) {
     bytes = std::move(*decoded);

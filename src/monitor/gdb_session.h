@@ -38,7 +38,8 @@ class GdbTarget {
   virtual std::optional<std::string> command(std::string_view line) = 0;
 };
 
-/// One debugger's connection. Sources: GDB manual, appendix E "Remote Serial Protocol"; target descriptions: appendix G.
+/// One debugger's connection. Sources: GDB manual, appendix E "Remote Serial Protocol"; target descriptions: appendix
+/// G.
 class GdbSession {
  public:
   using Send = std::function<void(std::string_view bytes)>;

@@ -33,15 +33,18 @@ void TraceLog::event(unsigned vcpu, const accel::PastEvent& event) {
 }
 
 void TraceLog::io(unsigned vcpu, bool write, std::uint16_t port, unsigned size, std::uint64_t value) {
-  line(fmt::format("cpu{} io {} {:#06x} {} {:#0{}x}", vcpu, write ? "write" : "read ", port, size, value, size * 2 + 2));
+  line(
+      fmt::format("cpu{} io {} {:#06x} {} {:#0{}x}", vcpu, write ? "write" : "read ", port, size, value, size * 2 + 2));
 }
 
 void TraceLog::mmio(unsigned vcpu, bool write, mem::Gpa address, unsigned size, std::uint64_t value) {
-  line(fmt::format("cpu{} mmio {} {:#010x} {} {:#0{}x}", vcpu, write ? "write" : "read ", address, size, value, size * 2 + 2));
+  line(fmt::format("cpu{} mmio {} {:#010x} {} {:#0{}x}", vcpu, write ? "write" : "read ", address, size, value,
+                   size * 2 + 2));
 }
 
 void TraceLog::msr(unsigned vcpu, bool write, std::uint32_t index, std::uint64_t value, bool fault) {
-  line(fmt::format("cpu{} msr {} {:#010x} {:#018x}{}", vcpu, write ? "write" : "read ", index, value, fault ? " #GP" : ""));
+  line(fmt::format("cpu{} msr {} {:#010x} {:#018x}{}", vcpu, write ? "write" : "read ", index, value,
+                   fault ? " #GP" : ""));
 }
 
 void TraceLog::exec(unsigned vcpu, const cpu::CpuState& state) {

@@ -130,7 +130,9 @@ class SoftVcpu final : public Vcpu {
 
   void wake() {
     // An empty critical section: the sleeper is either before its check, and will see the attention, or waits.
-    { const std::lock_guard lock(sleep_mutex_); }
+    {
+      const std::lock_guard lock(sleep_mutex_);
+    }
     awake_.notify_one();
   }
   /// Waits until there is something to do. False: there never will be, since all CPUs wait for another to wake them.

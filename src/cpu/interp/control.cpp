@@ -12,9 +12,13 @@ Flow push_value(Core& core, Uint<N> value) {
   return core.push<Uint<N>>(value) ? Flow::next : Flow::fault;
 }
 template <unsigned N>
-Flow push_z(Core& core, const Insn& insn) { return push_value<N>(core, core.reg<N>(insn.reg)); }
+Flow push_z(Core& core, const Insn& insn) {
+  return push_value<N>(core, core.reg<N>(insn.reg));
+}
 template <unsigned N>
-Flow push_i(Core& core, const Insn& insn) { return push_value<N>(core, static_cast<Uint<N>>(insn.imm)); }
+Flow push_i(Core& core, const Insn& insn) {
+  return push_value<N>(core, static_cast<Uint<N>>(insn.imm));
+}
 template <unsigned N>
 Flow push_e(Core& core, const Insn& insn) {
   Uint<N> value;
@@ -148,7 +152,9 @@ Flow call_to(Core& core, const Insn& insn, std::uint64_t target) {
   return Flow::jump;
 }
 template <unsigned N>
-Flow call_j(Core& core, const Insn& insn) { return call_to<N>(core, insn, relative_target(core, insn)); }
+Flow call_j(Core& core, const Insn& insn) {
+  return call_to<N>(core, insn, relative_target(core, insn));
+}
 template <unsigned N>
 Flow call_e(Core& core, const Insn& insn) {
   Uint<N> target;
@@ -163,15 +169,21 @@ Flow return_near(Core& core, const Insn& insn, unsigned release) {
   return Flow::jump;
 }
 template <unsigned N>
-Flow ret(Core& core, const Insn& insn) { return return_near<N>(core, insn, 0); }
+Flow ret(Core& core, const Insn& insn) {
+  return return_near<N>(core, insn, 0);
+}
 template <unsigned N>
-Flow ret_i(Core& core, const Insn& insn) { return return_near<N>(core, insn, static_cast<std::uint16_t>(insn.imm)); }
+Flow ret_i(Core& core, const Insn& insn) {
+  return return_near<N>(core, insn, static_cast<std::uint16_t>(insn.imm));
+}
 
 /// rCX by address size.
 std::uint64_t counter(Core& core, const Insn& insn) { return core.s.gpr[kRcx] & mask_of(insn.addr_size * 8u); }
 void set_counter(Core& core, const Insn& insn, std::uint64_t value) {
-  if (insn.addr_size == 2) core.set_reg<2>(kRcx, static_cast<std::uint16_t>(value));
-  else core.s.gpr[kRcx] = value & mask_of(insn.addr_size * 8u);
+  if (insn.addr_size == 2)
+    core.set_reg<2>(kRcx, static_cast<std::uint16_t>(value));
+  else
+    core.s.gpr[kRcx] = value & mask_of(insn.addr_size * 8u);
 }
 Flow loop_if(Core& core, const Insn& insn, bool condition) {
   const std::uint64_t left = (counter(core, insn) - 1) & mask_of(insn.addr_size * 8u);
@@ -198,7 +210,9 @@ template <unsigned N>
   offset = raw;
   return core.load<std::uint16_t>(insn.segment, selector_at, selector);
 }
-Flow jmp_far_ap(Core& core, const Insn& insn) { return core.far_jump(insn.imm2, insn.imm, insn.op_size, core.s.rip + insn.length); }
+Flow jmp_far_ap(Core& core, const Insn& insn) {
+  return core.far_jump(insn.imm2, insn.imm, insn.op_size, core.s.rip + insn.length);
+}
 Flow call_far_ap(Core& core, const Insn& insn) {
   return core.far_call(insn.imm2, insn.imm, insn.op_size, core.s.rip + insn.length);
 }
@@ -228,7 +242,9 @@ Flow lxs_gm(Core& core, const Insn& insn) {
   return Flow::next;
 }
 Flow retf(Core& core, const Insn& insn) { return core.far_return(insn.op_size, 0); }
-Flow retf_i(Core& core, const Insn& insn) { return core.far_return(insn.op_size, static_cast<std::uint16_t>(insn.imm)); }
+Flow retf_i(Core& core, const Insn& insn) {
+  return core.far_return(insn.op_size, static_cast<std::uint16_t>(insn.imm));
+}
 Flow iret(Core& core, const Insn& insn) { return core.interrupt_return(insn.op_size, core.s.rip + insn.length); }
 Flow int3(Core& core, const Insn& insn) {
   return core.software_interrupt(kBP, Event::Kind::software_exception, core.s.rip + insn.length);

@@ -264,9 +264,7 @@ Handler Core::select_handler(const Insn& insn) const {
     if (s.cr0 & kCr0Em) return handle_ud;
     if (s.cr0 & kCr0Ts) return handle_nm;
   } else if (a & kAttrFpu) {
-    // WAIT looks at MP as well (SDM vol. 2, FWAIT); it is the one x87 form without operands that is a single byte.
-    const bool wait = form.mnemonic == "FWAIT" || form.mnemonic == "WAIT";
-    if (wait ? (s.cr0 & (kCr0Mp | kCr0Ts)) == (kCr0Mp | kCr0Ts) : (s.cr0 & (kCr0Em | kCr0Ts)) != 0) return handle_nm;
+    if (s.cr0 & (kCr0Em | kCr0Ts)) return handle_nm;
   }
   if (trace_mask & TraceSink::kExec) return handle_traced;
   const Handler handler = handler_table().find(form.sem, insn.op_size);
@@ -295,7 +293,8 @@ Flow Core::run_block() {
   const std::uint64_t linear = flat ? s.rip : static_cast<std::uint32_t>(s.seg[kCs].base + s.rip);
   const ExecEntry* entry;
   if (!fetch_page(linear, entry)) return Flow::fault;
-  if (!entry) [[unlikely]] return execute_uncached();
+  if (!entry) [[unlikely]]
+    return execute_uncached();
   const std::uint8_t* const code = entry->ram->data() + entry->offset + (linear & 0xFFF);
   Block* block = blocks_->find(code, block_key_);
   if (!block) [[unlikely]] {
@@ -324,7 +323,8 @@ Flow Core::run_block() {
     if (count == 0) return execute_uncached();
     block = blocks_->add(ram, code, block_key_, bytes, insns.data(), count);
   }
-  if (!flat && s.rip + block->bytes - 1 > s.seg[kCs].limit) [[unlikely]] return execute_uncached();
+  if (!flat && s.rip + block->bytes - 1 > s.seg[kCs].limit) [[unlikely]]
+    return execute_uncached();
 
   const Insn* insn = block->insns;
   const Insn* const last = insn + block->count;
@@ -355,7 +355,8 @@ bool Core::fetch_bytes(std::uint64_t linear, std::uint8_t* bytes, unsigned count
       Translation t;
       if (!translate(at, AccessKind::execute, cpl_ == 3, t)) return false;
       for (unsigned i = 0; i < piece; ++i)
-        bytes[got + i] = static_cast<std::uint8_t>(deps_.memory.read(mem::Requester::cpu(deps_.index), (t.gpa + i) & a20_mask_, 1));
+        bytes[got + i] =
+            static_cast<std::uint8_t>(deps_.memory.read(mem::Requester::cpu(deps_.index), (t.gpa + i) & a20_mask_, 1));
     }
     got += piece;
   }

@@ -49,8 +49,7 @@ Flow alu_ge(Core& core, const Insn& insn) {
 }
 template <class Op, unsigned N>
 Flow alu_ai(Core& core, const Insn& insn) {
-  const auto result =
-      Op::template apply<Uint<N>>(core.reg<N>(kRax), static_cast<Uint<N>>(insn.imm), core.s.rflags);
+  const auto result = Op::template apply<Uint<N>>(core.reg<N>(kRax), static_cast<Uint<N>>(insn.imm), core.s.rflags);
   if constexpr (Op::kWrites) core.set_reg<N>(kRax, result);
   return Flow::next;
 }
@@ -83,11 +82,17 @@ Flow shift_by(Core& core, const Insn& insn, unsigned count) {
   return Flow::next;
 }
 template <class Op, unsigned N>
-Flow shift_e1(Core& core, const Insn& insn) { return shift_by<Op, N>(core, insn, 1); }
+Flow shift_e1(Core& core, const Insn& insn) {
+  return shift_by<Op, N>(core, insn, 1);
+}
 template <class Op, unsigned N>
-Flow shift_ecl(Core& core, const Insn& insn) { return shift_by<Op, N>(core, insn, core.reg<1>(kRcx)); }
+Flow shift_ecl(Core& core, const Insn& insn) {
+  return shift_by<Op, N>(core, insn, core.reg<1>(kRcx));
+}
 template <class Op, unsigned N>
-Flow shift_ei(Core& core, const Insn& insn) { return shift_by<Op, N>(core, insn, static_cast<std::uint8_t>(insn.imm)); }
+Flow shift_ei(Core& core, const Insn& insn) {
+  return shift_by<Op, N>(core, insn, static_cast<std::uint8_t>(insn.imm));
+}
 
 template <bool Left, unsigned N>
 Flow double_shift(Core& core, const Insn& insn, unsigned count) {
@@ -105,16 +110,20 @@ Flow double_shift_i(Core& core, const Insn& insn) {
   return double_shift<Left, N>(core, insn, static_cast<std::uint8_t>(insn.imm));
 }
 template <bool Left, unsigned N>
-Flow double_shift_cl(Core& core, const Insn& insn) { return double_shift<Left, N>(core, insn, core.reg<1>(kRcx)); }
+Flow double_shift_cl(Core& core, const Insn& insn) {
+  return double_shift<Left, N>(core, insn, core.reg<1>(kRcx));
+}
 
 // ---- multiplication and division ----
 
 template <unsigned N>
 struct WideOf {
-  using Unsigned = std::conditional_t<N == 1, std::uint16_t,
-                   std::conditional_t<N == 2, std::uint32_t, std::conditional_t<N == 4, std::uint64_t, unsigned __int128>>>;
-  using Signed = std::conditional_t<N == 1, std::int16_t,
-                 std::conditional_t<N == 2, std::int32_t, std::conditional_t<N == 4, std::int64_t, __int128>>>;
+  using Unsigned = std::conditional_t<
+      N == 1, std::uint16_t,
+      std::conditional_t<N == 2, std::uint32_t, std::conditional_t<N == 4, std::uint64_t, unsigned __int128>>>;
+  using Signed =
+      std::conditional_t<N == 1, std::int16_t,
+                         std::conditional_t<N == 2, std::int32_t, std::conditional_t<N == 4, std::int64_t, __int128>>>;
 };
 
 /// Puts a double-width value into AX or rDX:rAX.
@@ -129,14 +138,13 @@ void set_accumulator_pair(Core& core, typename WideOf<N>::Unsigned value) {
 }
 template <unsigned N>
 typename WideOf<N>::Unsigned accumulator_pair(Core& core) {
-  if constexpr (N == 1) return core.reg<2>(kRax);
+  if constexpr (N == 1)
+    return core.reg<2>(kRax);
   else
     return static_cast<typename WideOf<N>::Unsigned>(
         (static_cast<typename WideOf<N>::Unsigned>(core.reg<N>(kRdx)) << (N * 8)) | core.reg<N>(kRax));
 }
-void set_multiply_flags(Core& core, bool overflow) {
-  put_flags(core.s.rflags, kCF | kOF, overflow ? kCF | kOF : 0);
-}
+void set_multiply_flags(Core& core, bool overflow) { put_flags(core.s.rflags, kCF | kOF, overflow ? kCF | kOF : 0); }
 
 template <unsigned N>
 Flow mul_e(Core& core, const Insn& insn) {
@@ -241,7 +249,9 @@ Flow mov_zi(Core& core, const Insn& insn) {
   return Flow::next;
 }
 /// The address of a moffs operand.
-std::uint64_t moffs(const Insn& insn) { return insn.addr_size == 8 ? insn.imm : insn.imm & mask_of(insn.addr_size * 8u); }
+std::uint64_t moffs(const Insn& insn) {
+  return insn.addr_size == 8 ? insn.imm : insn.imm & mask_of(insn.addr_size * 8u);
+}
 template <unsigned N>
 Flow mov_ao(Core& core, const Insn& insn) {
   Uint<N> value;
@@ -273,8 +283,10 @@ template <unsigned From, bool Sign, unsigned N>
 Flow extend_ge(Core& core, const Insn& insn) {
   Uint<From> value;
   if (!read_rm<From>(core, insn, value)) return Flow::fault;
-  if constexpr (Sign) core.set_reg<N>(insn.reg, static_cast<Uint<N>>(static_cast<Sint<From>>(value)));
-  else core.set_reg<N>(insn.reg, static_cast<Uint<N>>(value));
+  if constexpr (Sign)
+    core.set_reg<N>(insn.reg, static_cast<Uint<N>>(static_cast<Sint<From>>(value)));
+  else
+    core.set_reg<N>(insn.reg, static_cast<Uint<N>>(value));
   return Flow::next;
 }
 template <unsigned N>
@@ -318,8 +330,10 @@ Flow xchg_za(Core& core, const Insn& insn) {
 template <unsigned N>
 Flow bswap_z(Core& core, const Insn& insn) {
   // BSWAP of 16 bits is undefined; processors clear the register's low half.
-  if constexpr (N <= 2) core.set_reg<2>(insn.reg, 0);
-  else core.set_reg<N>(insn.reg, byte_swap(core.reg<N>(insn.reg)));
+  if constexpr (N <= 2)
+    core.set_reg<2>(insn.reg, 0);
+  else
+    core.set_reg<N>(insn.reg, byte_swap(core.reg<N>(insn.reg)));
   return Flow::next;
 }
 Flow xlat(Core& core, const Insn& insn) {
@@ -358,10 +372,14 @@ Flow setcc_e(Core& core, const Insn& insn) {
 enum class BitOp { test, set, reset, complement };
 template <BitOp Op, class T>
 T bit_result(T old, T selected) {
-  if constexpr (Op == BitOp::set) return static_cast<T>(old | selected);
-  else if constexpr (Op == BitOp::reset) return static_cast<T>(old & ~selected);
-  else if constexpr (Op == BitOp::complement) return static_cast<T>(old ^ selected);
-  else return old;
+  if constexpr (Op == BitOp::set)
+    return static_cast<T>(old | selected);
+  else if constexpr (Op == BitOp::reset)
+    return static_cast<T>(old & ~selected);
+  else if constexpr (Op == BitOp::complement)
+    return static_cast<T>(old ^ selected);
+  else
+    return old;
 }
 template <BitOp Op, unsigned N>
 Flow bit_at(Core& core, const Insn& insn, std::uint64_t ea, unsigned bit_index) {
@@ -402,9 +420,13 @@ Flow bit_eg(Core& core, const Insn& insn) {
 }
 
 template <unsigned N>
-unsigned trailing_zeros(Uint<N> value) { return static_cast<unsigned>(std::countr_zero(value)); }
+unsigned trailing_zeros(Uint<N> value) {
+  return static_cast<unsigned>(std::countr_zero(value));
+}
 template <unsigned N>
-unsigned leading_zeros(Uint<N> value) { return static_cast<unsigned>(std::countl_zero(value)); }
+unsigned leading_zeros(Uint<N> value) {
+  return static_cast<unsigned>(std::countl_zero(value));
+}
 
 template <bool Reverse, unsigned N>
 Flow bit_scan(Core& core, const Insn& insn) {
@@ -415,7 +437,8 @@ Flow bit_scan(Core& core, const Insn& insn) {
     core.s.rflags |= kZF;
     return Flow::next;
   }
-  core.set_reg<N>(insn.reg, static_cast<Uint<N>>(Reverse ? N * 8 - 1 - leading_zeros<N>(source) : trailing_zeros<N>(source)));
+  core.set_reg<N>(insn.reg,
+                  static_cast<Uint<N>>(Reverse ? N * 8 - 1 - leading_zeros<N>(source) : trailing_zeros<N>(source)));
   put_flags(core.s.rflags, kZF, 0);
   return Flow::next;
 }
@@ -466,7 +489,8 @@ Flow add_with(Core& core, const Insn& insn) {
 
 template <unsigned N, class Make>
 Flow bmi(Core& core, const Insn& insn, Make&& make) {
-  if constexpr (N < 4) return core.raise_ud();
+  if constexpr (N < 4)
+    return core.raise_ud();
   else {
     Uint<N> source;
     if (!read_rm<N>(core, insn, source)) return Flow::fault;
@@ -508,8 +532,7 @@ Flow bzhi(Core& core, const Insn& insn) {
   return bmi<N>(core, insn, [&](Uint<N> source) {
     const unsigned index = static_cast<std::uint8_t>(core.s.gpr[insn.vvvv]);
     const auto result = index < N * 8 ? static_cast<Uint<N>>(source & mask_of(index)) : source;
-    put_flags(core.s.rflags, kSF | kZF | kOF | kCF,
-              (alu::zsp(result) & (kSF | kZF)) | flag_if(index > N * 8 - 1, kCF));
+    put_flags(core.s.rflags, kSF | kZF | kOF | kCF, (alu::zsp(result) & (kSF | kZF)) | flag_if(index > N * 8 - 1, kCF));
     core.set_reg<N>(insn.reg, result);
   });
 }
@@ -561,9 +584,12 @@ Flow shift_x(Core& core, const Insn& insn) {
   return bmi<N>(core, insn, [&](Uint<N> source) {
     const unsigned count = core.s.gpr[insn.vvvv] & (N * 8 - 1);
     Uint<N> result;
-    if constexpr (Op == FreeShift::left) result = static_cast<Uint<N>>(source << count);
-    else if constexpr (Op == FreeShift::right) result = static_cast<Uint<N>>(source >> count);
-    else result = static_cast<Uint<N>>(static_cast<Sint<N>>(source) >> count);
+    if constexpr (Op == FreeShift::left)
+      result = static_cast<Uint<N>>(source << count);
+    else if constexpr (Op == FreeShift::right)
+      result = static_cast<Uint<N>>(source >> count);
+    else
+      result = static_cast<Uint<N>>(static_cast<Sint<N>>(source) >> count);
     core.set_reg<N>(insn.reg, result);
   });
 }
@@ -584,8 +610,10 @@ Flow cmpxchg_eg(Core& core, const Insn& insn) {
   if (!insn.memory) {
     // A register is left alone where the comparison fails: its upper half too, as processors have it.
     seen = core.reg<N>(insn.rm);
-    if (seen == accumulator) core.set_reg<N>(insn.rm, replacement);
-    else core.set_reg<N>(kRax, seen);
+    if (seen == accumulator)
+      core.set_reg<N>(insn.rm, replacement);
+    else
+      core.set_reg<N>(kRax, seen);
     (void)alu::sub_borrow<Uint<N>>(accumulator, seen, false, core.s.rflags);
     return Flow::next;
   }
@@ -757,11 +785,13 @@ Flow rdpid_r(Core& core, const Insn& insn) {
 }
 
 void bind_arithmetic(HandlerTable& t) {
-#define HUSK_BIND_ALU(name, Op)                   \
-  HUSK_BIND_SIZES(t, name##_eg, alu_eg<Op, N>);   \
-  HUSK_BIND_SIZES(t, name##_ei, alu_ei<Op, N>);   \
+#define HUSK_BIND_ALU(name, Op)                 \
+  HUSK_BIND_SIZES(t, name##_eg, alu_eg<Op, N>); \
+  HUSK_BIND_SIZES(t, name##_ei, alu_ei<Op, N>); \
   HUSK_BIND_SIZES(t, name##_ai, alu_ai<Op, N>)
-#define HUSK_BIND_ALU_GE(name, Op) HUSK_BIND_ALU(name, Op); HUSK_BIND_SIZES(t, name##_ge, alu_ge<Op, N>)
+#define HUSK_BIND_ALU_GE(name, Op) \
+  HUSK_BIND_ALU(name, Op);         \
+  HUSK_BIND_SIZES(t, name##_ge, alu_ge<Op, N>)
   HUSK_BIND_ALU_GE(add, alu::Add);
   HUSK_BIND_ALU_GE(or, alu::Or);
   HUSK_BIND_ALU_GE(adc, alu::Adc);
@@ -779,8 +809,8 @@ void bind_arithmetic(HandlerTable& t) {
   HUSK_BIND_SIZES(t, neg_e, unary_e<alu::Neg, N>);
   HUSK_BIND_SIZES(t, inc_z, unary_z<alu::Inc, N>);
   HUSK_BIND_SIZES(t, dec_z, unary_z<alu::Dec, N>);
-#define HUSK_BIND_SHIFT(name, Op)                  \
-  HUSK_BIND_SIZES(t, name##_e1, shift_e1<Op, N>);  \
+#define HUSK_BIND_SHIFT(name, Op)                   \
+  HUSK_BIND_SIZES(t, name##_e1, shift_e1<Op, N>);   \
   HUSK_BIND_SIZES(t, name##_ecl, shift_ecl<Op, N>); \
   HUSK_BIND_SIZES(t, name##_ei, shift_ei<Op, N>)
   HUSK_BIND_SHIFT(rol, alu::Rol);
@@ -840,8 +870,8 @@ void bind_moves(HandlerTable& t) {
 }
 
 void bind_bits(HandlerTable& t) {
-#define HUSK_BIND_BIT(name, op)                          \
-  HUSK_BIND_SIZES(t, name##_eg, bit_eg<BitOp::op, N>);   \
+#define HUSK_BIND_BIT(name, op)                        \
+  HUSK_BIND_SIZES(t, name##_eg, bit_eg<BitOp::op, N>); \
   HUSK_BIND_SIZES(t, name##_ei, bit_ei<BitOp::op, N>)
   HUSK_BIND_BIT(bt, test);
   HUSK_BIND_BIT(bts, set);

@@ -18,8 +18,7 @@ bool Core::segment_access(unsigned seg, std::uint64_t ea, unsigned size, AccessK
     const Segment& segment = s.seg[seg];
     const bool checked = s.protected_mode() && !s.v86();
     const bool usable = !checked || segment.present();
-    const bool allowed =
-        !checked || (kind == AccessKind::write ? segment.writable_data() : segment.readable());
+    const bool allowed = !checked || (kind == AccessKind::write ? segment.writable_data() : segment.readable());
     const std::uint64_t last = ea + size - 1;
     bool inside;
     if (checked && segment.expand_down()) {
@@ -57,7 +56,8 @@ void Core::fill_tlb(std::uint64_t linear, const Translation& t, AccessKind, bool
   const std::uint64_t tag = page | pcid_;
   TlbEntry& entry = tlb_[mmu_index_for(user)][(linear >> 12) & (kTlbSize - 1)];
   const bool direct_write = t.writable && target.writable && target.ram->page_flags(target.offset) == 0;
-  entry = {tag, direct_write ? tag : kInvalidTag, reinterpret_cast<std::uintptr_t>(target.ram->data() + target.offset) - page};
+  entry = {tag, direct_write ? tag : kInvalidTag,
+           reinterpret_cast<std::uintptr_t>(target.ram->data() + target.offset) - page};
 }
 
 bool Core::translate_cached(std::uint64_t linear, AccessKind kind, bool user, std::uint64_t& gpa) {
@@ -120,8 +120,7 @@ bool Core::access_linear(std::uint64_t linear, std::uint8_t* data, unsigned size
   if (size <= in_page) return translate_cached(linear, kind, user, gpa) && physical_access(gpa, data, size, kind);
   // Both pages must be accessible before either is touched.
   std::uint64_t second = 0;
-  if (!translate_cached(linear, kind, user, gpa) ||
-      !translate_cached((linear + in_page) & mask, kind, user, second))
+  if (!translate_cached(linear, kind, user, gpa) || !translate_cached((linear + in_page) & mask, kind, user, second))
     return false;
   return physical_access(gpa, data, in_page, kind) && physical_access(second, data + in_page, size - in_page, kind);
 }
@@ -154,7 +153,8 @@ bool Core::load_slow(unsigned seg, std::uint64_t ea, std::uint8_t* data, unsigne
   if (!segment_access(seg, ea, size, AccessKind::read, linear) ||
       !access_linear(linear, data, size, AccessKind::read, cpl_ == 3))
     return false;
-  if (watch_active_) [[unlikely]] check_watch(linear, size, AccessKind::read);
+  if (watch_active_) [[unlikely]]
+    check_watch(linear, size, AccessKind::read);
   return true;
 }
 
@@ -165,7 +165,8 @@ bool Core::store_slow(unsigned seg, std::uint64_t ea, const std::uint8_t* data, 
   if (!segment_access(seg, ea, size, AccessKind::write, linear) ||
       !access_linear(linear, copy, size, AccessKind::write, cpl_ == 3))
     return false;
-  if (watch_active_) [[unlikely]] check_watch(linear, size, AccessKind::write);
+  if (watch_active_) [[unlikely]]
+    check_watch(linear, size, AccessKind::write);
   return true;
 }
 
@@ -209,7 +210,8 @@ bool Core::modify128(unsigned seg, std::uint64_t ea, bool,
   store_le<std::uint64_t>(raw, value[0]);
   store_le<std::uint64_t>(raw + 8, value[1]);
   if (!access_linear(linear, raw, 16, AccessKind::write, cpl_ == 3)) return false;
-  if (watch_active_) [[unlikely]] check_watch(linear, 16, AccessKind::write);
+  if (watch_active_) [[unlikely]]
+    check_watch(linear, 16, AccessKind::write);
   return true;
 }
 
@@ -224,12 +226,14 @@ std::uint8_t* Core::host_pointer(unsigned seg, std::uint64_t ea, unsigned size, 
 
 std::uint64_t Core::io_read(std::uint16_t port, unsigned size) {
   const std::uint64_t value = deps_.io.read(mem::Requester::cpu(deps_.index), port, size);
-  if (trace_mask & TraceSink::kIo) [[unlikely]] trace->io(*this, false, port, size, value);
+  if (trace_mask & TraceSink::kIo) [[unlikely]]
+    trace->io(*this, false, port, size, value);
   return value;
 }
 
 void Core::io_write(std::uint16_t port, unsigned size, std::uint64_t value) {
-  if (trace_mask & TraceSink::kIo) [[unlikely]] trace->io(*this, true, port, size, value);
+  if (trace_mask & TraceSink::kIo) [[unlikely]]
+    trace->io(*this, true, port, size, value);
   deps_.io.write(mem::Requester::cpu(deps_.index), port, value, size);
 }
 

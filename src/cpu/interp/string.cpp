@@ -10,7 +10,8 @@ namespace {
 /// The registers of a string instruction, cut to the address size.
 class StringRegisters {
  public:
-  StringRegisters(Core& core, const Insn& insn) : core_(core), mask_(mask_of(insn.addr_size * 8u)), word_(insn.addr_size == 2) {}
+  StringRegisters(Core& core, const Insn& insn)
+      : core_(core), mask_(mask_of(insn.addr_size * 8u)), word_(insn.addr_size == 2) {}
   std::uint64_t source() const { return core_.s.gpr[kRsi] & mask_; }
   std::uint64_t destination() const { return core_.s.gpr[kRdi] & mask_; }
   std::uint64_t count() const { return core_.s.gpr[kRcx] & mask_; }
@@ -23,8 +24,10 @@ class StringRegisters {
 
  private:
   void put(Gpr which, std::uint64_t value) {
-    if (word_) core_.set_reg<2>(which, static_cast<std::uint16_t>(value));
-    else core_.s.gpr[which] = value & mask_;
+    if (word_)
+      core_.set_reg<2>(which, static_cast<std::uint16_t>(value));
+    else
+      core_.s.gpr[which] = value & mask_;
   }
   Core& core_;
   std::uint64_t mask_;
@@ -60,7 +63,8 @@ std::uint64_t elements_in_page(std::uint64_t linear, unsigned size) { return (40
 
 /// Host memory for up to `elements` upward from [seg:ea], if all of it is directly accessible; `elements` is cut.
 template <unsigned N>
-std::uint8_t* window(Core& core, const Insn& insn, unsigned seg, std::uint64_t ea, AccessKind kind, std::uint64_t& elements) {
+std::uint8_t* window(Core& core, const Insn& insn, unsigned seg, std::uint64_t ea, AccessKind kind,
+                     std::uint64_t& elements) {
   const std::uint64_t base = core.code64() && seg < kFs ? 0 : core.s.seg[seg].base;
   // Offsets wrap at the address size, which the window must not run over.
   elements = std::min({elements, elements_in_page(base + ea, N), (mask_of(insn.addr_size * 8u) - ea) / N + 1});

@@ -58,7 +58,7 @@ TEST(QemuOptions, EverythingAtOnce) {
                                            "-name",
                                            "guest,debug-threads=on",
                                            "-d",
-                                           "int,cpu_reset",
+                                           "int,cpu",
                                            "-D",
                                            "/l",
                                            "-vga",
@@ -86,8 +86,8 @@ TEST(QemuOptions, EverythingAtOnce) {
   EXPECT_EQ(config.gdb, host::SocketAddress(host::TcpAddress{"127.0.0.1", 1234}));
   EXPECT_EQ(config.pid_file, "/p");
   EXPECT_EQ(config.name, "guest");
-  EXPECT_EQ(config.debug_log.trace, 3u);
-  EXPECT_TRUE(config.debug_log.cpu_reset);
+  EXPECT_EQ(config.debug_log.trace, 3u | static_cast<unsigned>(machine::TraceCategory::exec));
+  EXPECT_TRUE(config.debug_log.registers);
   EXPECT_EQ(config.debug_log.file, "/l");
   EXPECT_EQ(config.rtc.base, machine::RtcConfig::Base::date);
   EXPECT_EQ(config.rtc.clock, machine::RtcConfig::Clock::vm);

@@ -154,8 +154,7 @@ Status Parser::name(const std::string& value) {
 }
 
 Status Parser::log_items(const std::string& value) {
-  static constexpr std::array<std::string_view, 7> kItems = {"int",          "exec",  "cpu",    "cpu_reset",
-                                                             "guest_errors", "unimp", "nochain"};
+  static constexpr std::array<std::string_view, 5> kItems = {"int", "exec", "cpu", "guest_errors", "nochain"};
   using machine::TraceCategory;
   machine::DebugLogConfig& log = config.debug_log;
   std::string_view rest = value;
@@ -169,17 +168,14 @@ Status Parser::log_items(const std::string& value) {
                    static_cast<machine::TraceSet>(TraceCategory::interrupts);
     else if (item == "exec")
       log.trace |= static_cast<machine::TraceSet>(TraceCategory::exec);
-    else if (item == "cpu")
+    else if (item == "cpu") {
       log.registers = true;
-    else if (item == "cpu_reset")
-      log.cpu_reset = true;
-    else if (item == "guest_errors")
+      log.trace |= static_cast<machine::TraceSet>(TraceCategory::exec);
+    } else if (item == "guest_errors")
       log.guest_errors = true;
-    else if (item == "unimp")
-      log.unimplemented = true;
     else if (item != "nochain")
       return refuse(fmt::format("there is no log item '{}'{}", item, machine::nearest_hint(item, kItems)),
-                    "choose from int, exec, cpu, cpu_reset, guest_errors, unimp");
+                    "choose from int, exec, cpu, guest_errors");
     if (comma == std::string_view::npos) return {};
     rest.remove_prefix(comma + 1);
   }

@@ -233,10 +233,8 @@ std::string chardev_help() {
 std::string log_item_help() {
   return "int            exceptions and interrupts\n"
          "exec           each instruction\n"
-         "cpu            with exec: the registers before each instruction\n"
-         "cpu_reset      the registers at a CPU's reset\n"
+         "cpu            each instruction, with the registers before it\n"
          "guest_errors   what the guest does wrong\n"
-         "unimp          what the guest uses and husk does not do\n"
          "nochain        nothing: husk shows every instruction in any case\n";
 }
 

@@ -101,10 +101,8 @@ using TraceSet = std::uint32_t;
 /// What `-d` of QEMU asks to be logged.
 struct DebugLogConfig {
   TraceSet trace = 0;         ///< -d int, exec
-  bool registers = false;     ///< -d cpu: the registers before each instruction that exec shows
-  bool cpu_reset = false;     ///< the registers at each CPU reset
+  bool registers = false;     ///< the registers before each instruction that exec shows
   bool guest_errors = false;  ///< what a guest does wrong
-  bool unimplemented = false;
   std::string file = {};  ///< standard error if empty
   bool operator==(const DebugLogConfig&) const = default;
 };

@@ -52,7 +52,7 @@ Result<Mapping> AddressSpace::add(Source source) {
     sources_.push_back(std::make_shared<const Source>(std::move(source)));
     rebuild();
   }
-  for (const auto& listener : listeners_) listener();
+  tell_listeners();
   return Mapping(this, id);
 }
 
@@ -62,7 +62,12 @@ void AddressSpace::remove(std::uint64_t id) {
     std::erase_if(sources_, [&](const auto& s) { return s->id == id; });
     rebuild();
   }
-  for (const auto& listener : listeners_) listener();
+  tell_listeners();
+}
+
+void AddressSpace::tell_listeners() {
+  for (const auto& weak : listeners_)
+    if (const auto listener = weak.lock()) (*listener)();
 }
 
 void AddressSpace::rebuild() {

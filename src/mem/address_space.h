@@ -78,8 +78,15 @@ class AddressSpace {
   /// Calls `each` for every range, in order of address.
   void enumerate(const std::function<void(Gpa base, std::uint64_t length, const std::string& name, const Target&)>& each) const;
 
-  /// Called after every change of the layout, on the thread that made it; TLBs must forget what they know.
-  void on_change(std::function<void()> listener) { listeners_.push_back(std::move(listener)); }
+  /// Keeps a listener registered for as long as it lives.
+  using ChangeListener = std::shared_ptr<const std::function<void()>>;
+  /// `changed` is called after every change of the layout, on the thread that made it; TLBs must forget what they know.
+  /// To be registered before other threads use the space.
+  [[nodiscard]] ChangeListener on_change(std::function<void()> changed) {
+    auto listener = std::make_shared<const std::function<void()>>(std::move(changed));
+    listeners_.push_back(listener);
+    return listener;
+  }
 
   const std::string& name() const { return name_; }
 
@@ -106,6 +113,7 @@ class AddressSpace {
   Result<Mapping> add(Source source);
   void remove(std::uint64_t id);
   void rebuild();
+  void tell_listeners();
   static const Range* look_up(const Layout& layout, Gpa address);
   std::uint64_t read_range(const Range& range, Requester who, Gpa address, unsigned size);
   void write_range(const Range& range, Requester who, Gpa address, std::uint64_t value, unsigned size);
@@ -116,7 +124,7 @@ class AddressSpace {
   std::uint64_t next_id_ = 1;
   std::vector<std::shared_ptr<const Source>> sources_;
   Snapshot<Layout> layout_;
-  std::vector<std::function<void()>> listeners_;
+  std::vector<std::weak_ptr<const std::function<void()>>> listeners_;
 };
 
 /// The RAM of an address space, for DMA and loaders: handlers are not reached through it.

@@ -59,6 +59,18 @@ TEST(AddressSpace, HigherPriorityWinsAndUnmappingRestores) {
   EXPECT_EQ(space.find(0x0).length, 0x3000u);
 }
 
+TEST(AddressSpace, ChangesAreToldAsLongAsTheListenerLives) {
+  AddressSpace space("mem");
+  Recorder device;
+  unsigned told = 0;
+  auto listener = space.on_change([&] { ++told; });
+  auto mapping = space.map(0, 8, device, {.name = "dev"}).value();
+  EXPECT_EQ(told, 1u);
+  listener.reset();
+  mapping.reset();
+  EXPECT_EQ(told, 1u);
+}
+
 TEST(AddressSpace, RefusesRangesOutsideItself) {
   AddressSpace space("io", 0x10000);
   Recorder device;

@@ -128,6 +128,8 @@ class SoftVcpu final : public Vcpu {
   /// Long enough to make a change of turns cheap, short enough that a spinning CPU does not hold up the others.
   static constexpr std::uint64_t kQuantum = 50'000;
 
+  static constexpr std::chrono::milliseconds kMonitorPoll{1};
+
   void wake() {
     // An empty critical section: the sleeper is either before its check, and will see the attention, or waits.
     {
@@ -141,7 +143,14 @@ class SoftVcpu final : public Vcpu {
     const bool hopeless = core_.s.activity == cpu::Activity::wait_for_sipi ||
                           (core_.s.activity == cpu::Activity::halted && !(core_.s.rflags & cpu::kIF));
     const bool all = hopeless && accel_.hopeless_.fetch_add(1) + 1 == accel_.vcpus_.size();
-    if (!all) awake_.wait(lock, [this] { return core_.runnable(); });
+    const auto runnable = [this] { return core_.runnable(); };
+    if (core_.s.activity == cpu::Activity::mwait) {
+      // A store by another CPU to the monitored line ends the wait, and nobody tells of it.
+      while (!awake_.wait_for(lock, kMonitorPoll, runnable)) {
+      }
+    } else if (!all) {
+      awake_.wait(lock, runnable);
+    }
     const bool woken = core_.runnable();
     if (hopeless) accel_.hopeless_.fetch_sub(1);
     return woken;
@@ -171,7 +180,7 @@ void SoftAccel::Turn::release() {
 }
 
 SoftAccel::SoftAccel(SoftAccelDeps deps) : deps_(deps) {
-  deps_.memory.on_change([this] {
+  layout_listener_ = deps_.memory.on_change([this] {
     const std::lock_guard lock(vcpus_mutex_);
     for (SoftVcpu* vcpu : vcpus_) vcpu->core_.request_tlb_flush();
   });

@@ -56,6 +56,7 @@ class SoftAccel final : public Accelerator {
   std::mutex vcpus_mutex_;
   std::vector<SoftVcpu*> vcpus_;
   std::vector<mem::RamRegion*> regions_;
+  mem::AddressSpace::ChangeListener layout_listener_;
   std::atomic<unsigned> hopeless_{0};  ///< CPUs asleep that no interrupt can wake
 };
 

@@ -42,7 +42,7 @@ std::vector<PastEvent> Core::past_events() const {
 // ---- what happens between blocks ----
 
 bool Core::careful() const {
-  return (s.rflags & kTF) || s.interrupt_shadow || (s.dr7 & 0xFF) || debug.single_step || !debug.watchpoints.empty() ||
+  return (s.rflags & (kTF | kRF)) || s.interrupt_shadow || (s.dr7 & 0xFF) || debug.single_step || !debug.watchpoints.empty() ||
          pending_dr6_ || watch_hit_ || skip_breakpoint_;
 }
 
@@ -77,7 +77,8 @@ void Core::handle_attention() {
 }
 
 bool Core::take_pending() {
-  if (pending_dr6_ && !s.interrupt_shadow) {
+  // MOV SS and POP SS hold debug traps back too, STI does not (SDM vol. 3, 6.8.3).
+  if (pending_dr6_ && !(s.interrupt_shadow && shadow_holds_traps_)) {
     const std::uint64_t cause = std::exchange(pending_dr6_, 0);
     deliver({.kind = Event::Kind::trap, .vector = kDB, .dr6_bits = cause});
     return true;
@@ -113,6 +114,7 @@ bool Core::runnable() {
     case Activity::wait_for_sipi: return false;
     case Activity::halted:
     case Activity::mwait:
+      if (s.activity == Activity::mwait && monitored_line_written()) return true;
       if (s.nmi_pending && !s.nmi_blocked) return true;
       // MWAIT may leave at any time; husk leaves it for an interrupt even with IF clear, as ECX bit 0 allows.
       return deps_.interrupts.pending() && ((s.rflags & kIF) || s.activity == Activity::mwait);
@@ -142,7 +144,7 @@ RunExit Core::run(std::uint64_t max_instructions) {
         if (s.activity == Activity::shutdown) return RunExit::shutdown;
         if (!runnable()) return RunExit::halted;
         if (deps_.interrupts.pending()) interrupt_waiting_ = true;
-        if (s.activity == Activity::mwait && !(s.rflags & kIF)) s.activity = Activity::running;
+        if (s.activity == Activity::mwait && (!(s.rflags & kIF) || monitored_line_written())) s.activity = Activity::running;
         leave_block_ = true;
         continue;
       }
@@ -189,13 +191,16 @@ bool Core::instruction_breakpoint(RunExit& exit) {
 }
 
 bool Core::run_carefully(RunExit& exit) {
-  const std::uint64_t rip_before = s.rip;
   if (instruction_breakpoint(exit)) return true;
   if (leave_block_) return false;  // a guest breakpoint was delivered
   const bool trap_flag = s.rflags & kTF;
   const bool shadow = s.interrupt_shadow;
   s.interrupt_shadow = false;
+  // RF lasts for one instruction; IRET and task switches load it for the next one (SDM vol. 3, 18.3.1.1).
   const bool resume_flag = s.rflags & kRF;
+  s.rflags &= ~std::uint64_t{kRF};
+  const std::size_t events_before = past_count_;
+  trap_by_result_ = false;
   const Flow flow = execute_uncached();
   leave_block_ = true;
   if (flow == Flow::fault) {
@@ -203,9 +208,12 @@ bool Core::run_carefully(RunExit& exit) {
     s.interrupt_shadow = false;
     deliver(fault_);
   } else {
-    // RF shields one instruction (an IRET that loads it, for the one after); a REP string keeps it until done.
-    if (resume_flag && flow != Flow::repeat && s.rip != rip_before) s.rflags &= ~std::uint64_t{kRF};
-    if (trap_flag && (s.rflags & kTF)) pending_dr6_ |= 1u << 14;
+    // Between the iterations of a string instruction its breakpoint must not hit again.
+    if (flow == Flow::repeat && resume_flag) s.rflags |= kRF;
+    // TF at the start of the instruction counts, but an INT n clears the trap with the flag; SYSCALL and SYSRET trap by
+    // what they leave in TF.
+    const bool entered_handler = past_count_ != events_before;
+    if (trap_by_result_ ? (s.rflags & kTF) != 0 : trap_flag && !entered_handler) pending_dr6_ |= 1u << 14;
   }
   if (shadow && s.interrupt_shadow) s.interrupt_shadow = false;  // a second STI in a row gives no second shadow
   if (debug.single_step) {

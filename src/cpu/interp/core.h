@@ -388,8 +388,10 @@ class Core final : public core::CpuPins {
   /// Ends the running block after the current instruction (mode changed, code written, interrupts enabled...).
   void end_block() { leave_block_ = true; }
   /// For STI, MOV SS, POP SS: no interrupts until after the next instruction.
-  void set_interrupt_shadow() {
+  /// `holds_traps`: debug traps wait too (MOV SS, POP SS).
+  void set_interrupt_shadow(bool holds_traps = true) {
     s.interrupt_shadow = true;
+    shadow_holds_traps_ = holds_traps;
     leave_block_ = true;
   }
 
@@ -527,6 +529,8 @@ class Core final : public core::CpuPins {
   std::uint64_t walk_ram_gpa_ = 0, walk_ram_length_ = 0;
   mem::RamRegion* walk_region_ = nullptr;
   std::uint64_t walk_region_offset_ = 0;
+  bool shadow_holds_traps_ = true;  ///< of s.interrupt_shadow
+  bool trap_by_result_ = false;     ///< the instruction is a SYSCALL or SYSRET
   struct Monitor {
     bool armed = false;
     std::uint64_t gpa = 0;

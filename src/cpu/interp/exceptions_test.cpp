@@ -272,6 +272,71 @@ TEST_F(Exceptions, SingleStepTrapsAfterTheInstruction) {
   const std::uint64_t sp = core->past_events().back().rip;
   EXPECT_EQ(sp, kCode + 1);
 }
+TEST_F(Exceptions, InstructionThatClearsTrapFlagStillTraps) {
+  long_mode();
+  core->s.rflags |= kTF;
+  put<std::uint64_t>(kStack, kReservedOne);
+  EXPECT_FALSE(step({0x9D}).has_value());  // popf
+  EXPECT_FALSE(core->s.rflags & kTF);
+  expect_fault(step(), kDB);
+}
+TEST_F(Exceptions, InstructionThatSetsTrapFlagDoesNotTrap) {
+  long_mode();
+  put<std::uint64_t>(kStack, kTF | kReservedOne);
+  EXPECT_FALSE(step({0x9D}).has_value());
+  EXPECT_TRUE(core->s.rflags & kTF);
+  EXPECT_FALSE(step({0x90}).has_value());
+  expect_fault(step(), kDB);
+  EXPECT_EQ(core->past_events().back().rip, kCode + 2);
+}
+TEST_F(Exceptions, SoftwareInterruptIsNotStepped) {
+  long_mode();
+  core->s.rflags |= kTF;
+  EXPECT_TRUE(step({0xCD, 0x80}).has_value());
+  EXPECT_FALSE(step({0x90}).has_value());
+  EXPECT_FALSE(step({0x90}).has_value());
+}
+TEST_F(Exceptions, MovSsHoldsTheTrapBackAndStiDoesNot) {
+  long_mode();
+  core->s.rflags |= kTF;
+  core->s.gpr[kRax] = kDs0;
+  EXPECT_FALSE(step({0x8E, 0xD0}).has_value());  // mov ss, ax
+  EXPECT_FALSE(step({0x90}).has_value());
+  expect_fault(step(), kDB);
+  EXPECT_EQ(core->past_events().back().rip, kCode + 3);
+  long_mode();
+  core->s.rflags |= kTF;
+  EXPECT_FALSE(step({0xFB}).has_value());
+  expect_fault(step(), kDB);
+  EXPECT_EQ(core->past_events().back().rip, kCode + 1);
+}
+TEST_F(Exceptions, SyscallThatMasksTrapFlagDoesNotTrap) {
+  long_mode(3);
+  core->s.msr.star = (std::uint64_t{kCs32User} << 48) | (std::uint64_t{kCs64} << 32);
+  core->s.msr.lstar = kHandlers;
+  core->s.msr.sfmask = kTF;
+  core->s.rflags |= kTF;
+  EXPECT_FALSE(step({0x0F, 0x05}).has_value());
+  EXPECT_FALSE(step({0x90}).has_value());
+  EXPECT_TRUE(core->s.gpr[kR11] & kTF);
+}
+TEST_F(Exceptions, ResumeFlagOfAnIretLastsForTheNextInstruction) {
+  long_mode();
+  with_state([](CpuState& s) {
+    s.dr[0] = kCode + 0x100;
+    s.dr7 = 0x400 | 1;
+    s.gpr[kRsp] -= 40;
+  });
+  core->update_debug();
+  put<std::uint64_t>(core->s.gpr[kRsp], kCode + 0x100);
+  put<std::uint64_t>(core->s.gpr[kRsp] + 8, kCs64);
+  put<std::uint64_t>(core->s.gpr[kRsp] + 16, kRF | kReservedOne);
+  put<std::uint64_t>(core->s.gpr[kRsp] + 24, kStack);
+  put<std::uint64_t>(core->s.gpr[kRsp] + 32, kDs0);
+  EXPECT_FALSE(step({0x48, 0xCF}).has_value());
+  EXPECT_FALSE(step({0xEB, 0xFE}).has_value()) << "shielded";  // jmp $
+  expect_fault(step(), kDB);                                   // the second time round it is not
+}
 TEST_F(Exceptions, DebugExceptionClearsGeneralDetect) {
   long_mode();
   with_state([](CpuState& s) { s.dr7 |= 1u << 13; });

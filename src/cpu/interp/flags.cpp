@@ -60,7 +60,7 @@ Flow sti(Core& core, const Insn&) {
   if (iopl_allows(core)) {
     const bool was_off = !(core.s.rflags & kIF);
     core.write_rflags(kIF, kIF);
-    if (was_off) core.set_interrupt_shadow();
+    if (was_off) core.set_interrupt_shadow(false);
   } else if (virtual_interrupts(core)) {
     if (core.s.rflags & kVIP) return core.raise_gp();
     core.write_rflags(kVIF, kVIF);

@@ -25,8 +25,9 @@ bool Core::segment_access(unsigned seg, std::uint64_t ea, unsigned size, AccessK
       const std::uint64_t top = segment.big() ? 0xFFFFFFFF : 0xFFFF;
       inside = ea > segment.limit && last <= top;
     } else {
-      // An operand that wraps at 4 GiB inside a flat segment is let through, as the SDM (vol. 3, 5.3) permits.
-      inside = last <= segment.limit || (segment.limit == 0xFFFFFFFF && ea <= 0xFFFFFFFF);
+      // An operand that wraps at 4 GiB inside a flat segment faults, as it does on AMD's processors; the SDM (vol. 3, 5.3)
+      // leaves it open.
+      inside = last <= segment.limit;
     }
     if (!usable || !allowed || !inside) {
       (void)raise(vector, 0);

@@ -45,6 +45,7 @@ Flow syscall(Core& core, const Insn& insn) {
     s.rflags &= ~std::uint64_t{kIF | kVM | kRF};
     load_flat(core, cs, false, ss, 0);
   }
+  SystemOps::set_trap_by_result(core);
   core.update_mode();
   return Flow::jump;
 }
@@ -64,6 +65,7 @@ Flow sysret(Core& core, const Insn& insn) {
   if (long_mode) s.rflags = (s.gpr[kR11] & 0x3C7FD7) | kReservedOne;
   else s.rflags |= kIF;
   load_flat(core, cs, to64, ss, 3);
+  SystemOps::set_trap_by_result(core);
   core.update_mode();
   return Flow::jump;
 }

@@ -154,6 +154,7 @@ struct SystemOps {
     core.fast_[seg].base = base;
   }
   static void refresh_segment(Core& core, unsigned seg);
+  static void set_trap_by_result(Core& core) { core.trap_by_result_ = true; }
   static void set_pkru(Core& core, std::uint32_t value);
   static void check_io_watch(Core& core, std::uint16_t port, unsigned size);
   /// MONITOR: remembers the line, so that MWAIT sees whether it has changed. False: fault recorded.

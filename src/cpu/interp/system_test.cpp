@@ -302,6 +302,24 @@ TEST_F(System, HltWaitsForAnInterrupt) {
   expect_fault(step(), 0x40);
   EXPECT_EQ(get<std::uint64_t>(kStack - 40), kCode + 1);
 }
+TEST_F(System, MwaitWaitsUntilTheLineIsWritten) {
+  ASSERT_TRUE(edit_features(model, "+monitor"));
+  long_mode();
+  with_state([](CpuState& s) {
+    s.gpr[kRax] = kData;
+    s.gpr[kRcx] = s.gpr[kRdx] = 0;
+  });
+  EXPECT_FALSE(step({0x0F, 0x01, 0xC8}).has_value());  // monitor
+  EXPECT_FALSE(step({0x0F, 0x01, 0xC9}).has_value());  // mwait
+  EXPECT_EQ(core->s.activity, Activity::mwait);
+  EXPECT_FALSE(core->runnable());
+  put<std::uint8_t>(kData + 63, 1);
+  EXPECT_TRUE(core->runnable());
+  EXPECT_FALSE(step({0x90}).has_value());
+  EXPECT_EQ(core->s.activity, Activity::running);
+  EXPECT_FALSE(step({0x0F, 0x01, 0xC9}).has_value()) << "the line was written before: no wait";
+  EXPECT_EQ(core->s.activity, Activity::running);
+}
 TEST_F(System, CpuidShowsOsxsaveOnceSet) {
   long_mode();
   core->s.gpr[kRax] = 1;

@@ -88,8 +88,10 @@ bool compare(Core& core, const Insn& insn, Comparison& out) {
   if (!fetch<Encoding::vex>(core, insn, block)) return false;
   const unsigned imm = imm8(insn), count = (imm & 1) ? 8 : 16;
   Text a = text_of(read_vector<16>(core, insn.reg), imm), b = text_of(block, imm);
-  a.length = Explicit ? explicit_length(core, kRax, insn.rex_w, count) : implicit_length(a, count);
-  b.length = Explicit ? explicit_length(core, kRdx, insn.rex_w, count) : implicit_length(b, count);
+  // VEX.W counts in 64-bit mode only.
+  const bool wide = insn.rex_w && core.code64();
+  a.length = Explicit ? explicit_length(core, kRax, wide, count) : implicit_length(a, count);
+  b.length = Explicit ? explicit_length(core, kRdx, wide, count) : implicit_length(b, count);
   std::uint32_t result = aggregate(a, b, count, imm);
   const std::uint32_t all = (1u << count) - 1;
   if ((imm & 0x30) == 0x10)

@@ -3,7 +3,7 @@
 
 #include <chrono>
 #include <functional>
-#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,7 +46,7 @@ class Campaign {
  public:
   explicit Campaign(CampaignOptions options);
   /// An error: the host cannot be asked.
-  Result<Report> run();
+  husk::Result<Report> run();
 
  private:
   struct Choice {
@@ -77,6 +77,20 @@ class Campaign {
   std::unique_ptr<Outcome> guest_outcome_ = std::make_unique<Outcome>();
   std::vector<std::pair<unsigned, Test>> suspects_;
   Report report_;
+};
+
+/// What the host makes of single tests; for recording vectors. Their rips must be insn_address()es.
+class HostRecorder {
+ public:
+  static husk::Result<HostRecorder> start();
+  husk::Result<Outcome> run(const Test& test);
+  /// A random test of the form that runs through, if one is found soon.
+  std::optional<Test> sample(std::uint16_t form, Mode mode, Outcome& outcome);
+
+ private:
+  HostRecorder() = default;
+  std::unique_ptr<HostCpu> host_;
+  std::unique_ptr<Generator> generator_;
 };
 
 /// Features that tests may use: the host's and the model's.

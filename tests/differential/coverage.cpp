@@ -44,23 +44,35 @@ std::vector<std::string> untested(const Report& report) {
   return lines;
 }
 
-std::string covered_text(const Report& report) {
-  const cpu::FeatureSet features = shared_features();
+std::string note_of(std::uint16_t form, const cpu::FeatureSet& features) {
+  std::string note;
+  for (const Mode mode : kModes) {
+    const std::string reason = reason_not_run(form, mode, features);
+    if (reason.empty()) return {};
+    if (note.empty() || (!reason.starts_with("not in") && !reason.starts_with("only in"))) note = reason;
+  }
+  return note;
+}
+
+std::string tested_forms_text(const cpu::FeatureSet& features, const std::vector<std::uint16_t>& never_run) {
   std::string text =
-      "# Written by differential_compare --covered: forms of the instruction table that are compared with a host CPU.\n"
-      "# mnemonic | encoding | yes, or why not\n";
-  for (std::uint16_t form = 0; form < report.forms.size(); ++form) {
+      "# Written by differential_compare --tested: the forms of the instruction table that are compared with a host "
+      "CPU.\n"
+      "# mnemonic | encoding | nothing, or why it is not compared\n";
+  for (std::uint16_t form = 0; form < cpu::forms().size(); ++form) {
     const cpu::Form& f = cpu::forms()[form];
-    std::string why;
-    bool run = false;
-    for (unsigned mode = 0; mode < 2; ++mode) {
-      run = run || report.forms[form][mode].run != 0;
-      const std::string reason = reason_not_run(form, kModes[mode], features);
-      if (!reason.starts_with("not in") && !reason.starts_with("only in")) why = reason;
-    }
-    text += fmt::format("{} | {} | {}\n", f.mnemonic, f.encoding, run ? "yes" : why.empty() ? "not run" : why);
+    std::string note = note_of(form, features);
+    if (note.empty() && std::find(never_run.begin(), never_run.end(), form) != never_run.end()) note = "never made";
+    text += fmt::format("{} | {} |{}{}\n", f.mnemonic, f.encoding, note.empty() ? "" : " ", note);
   }
   return text;
+}
+
+std::string tested_forms_text(const Report& report) {
+  std::vector<std::uint16_t> never_run;
+  for (std::uint16_t form = 0; form < report.forms.size(); ++form)
+    if (report.forms[form][0].run == 0 && report.forms[form][1].run == 0) never_run.push_back(form);
+  return tested_forms_text(shared_features(), never_run);
 }
 
 }  // namespace husk::differential

@@ -232,6 +232,9 @@ void GuestCpu::read_back(Outcome& out) {
 
 void GuestCpu::run(const Test& test, bool cached, Outcome& out) {
   set_up(test);
+  // Behind a load of SS the block's run goes on to one more instruction before it counts.
+  for (const Operand& o : forms()[test.form].operands)
+    if (o.written && (o.kind == OperandKind::sreg || o.kind == OperandKind::fixed_sreg)) cached = false;
   Core& core = *core_;
   const std::uint64_t slot = kCodeGpa + (test.request.rip - (test.high_code ? kHighCode : kLowCode));
   core.debug.single_step = !cached;

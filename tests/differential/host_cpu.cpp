@@ -122,6 +122,7 @@ void HostCpu::submit(std::span<const Test> tests) {
   next_rip_[set].resize(tests.size());
   insn_rip_[set].resize(tests.size());
   cs_[set].resize(tests.size());
+  slot_[set].resize(tests.size());
   for (unsigned i = 0; i < tests.size(); ++i) {
     place(tests[i]);
     Request& to = requests[i];
@@ -136,6 +137,7 @@ void HostCpu::submit(std::span<const Test> tests) {
     insn_rip_[set][i] = from.rip;
     cs_[set][i] = static_cast<std::uint16_t>(from.cs);
     next_rip_[set][i] = from.rip + tests[i].length;
+    slot_[set][i] = from.rip - (tests[i].high_code ? kHighCode : kLowCode);
   }
   control().count[set] = static_cast<std::uint32_t>(tests.size());
   __atomic_store_n(&control().submitted, ++submitted_, __ATOMIC_RELEASE);
@@ -147,6 +149,8 @@ Status HostCpu::collect(std::span<Outcome> outcomes) {
   const unsigned set = collected_++ & 1;
   const auto* const results = reinterpret_cast<const Answer*>(shared_ + kResultsOffset) + set * kBatch;
   for (unsigned i = 0; i < outcomes.size(); ++i) {
+    // A later test whose operand lies in the code must not find what earlier ones left.
+    std::memset(shared_ + kCodeOffset + slot_[set][i], 0xCC, 32);
     Answer& r = outcomes[i].state;
     const unsigned chunks = std::min<unsigned>(results[i].chunk_count, kMaxChunks);
     std::memcpy(&r, &results[i], offsetof(Answer, chunks) + chunks * sizeof(Chunk));

@@ -49,6 +49,7 @@ class HostCpu {
   std::array<std::vector<std::uint64_t>, 2> next_rip_;
   std::array<std::vector<std::uint64_t>, 2> insn_rip_;
   std::array<std::vector<std::uint16_t>, 2> cs_;
+  std::array<std::vector<std::uint64_t>, 2> slot_;  ///< offsets in the code
 };
 
 }  // namespace husk::differential

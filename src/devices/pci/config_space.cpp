@@ -10,7 +10,8 @@ ConfigSpace::ConfigSpace(ConfigState& state, const Identity& identity, bool expr
     : state_(state),
       reset_(express ? kExpressSize : kConventionalSize),
       writable_(reset_.size()),
-      clear_(reset_.size()) {
+      clear_(reset_.size()),
+      dynamic_(reset_.size()) {
   define(kVendorId, 2, identity.vendor);
   define(kDeviceId, 2, identity.device);
   define(kCommand, 2, 0,
@@ -36,6 +37,11 @@ void ConfigSpace::define(unsigned offset, unsigned size, std::uint64_t reset, st
     clear_[offset + i] = static_cast<std::uint8_t>(clear >> (i * 8));
     if (!state_.bytes.empty()) state_.bytes[offset + i] = reset_[offset + i];
   }
+}
+
+void ConfigSpace::define_dynamic(unsigned offset, unsigned size, std::uint64_t mask) {
+  HUSK_CHECK(range_within(offset, size, reset_.size()));
+  for (unsigned i = 0; i < size; ++i) dynamic_[offset + i] = static_cast<std::uint8_t>(mask >> (i * 8));
 }
 
 unsigned ConfigSpace::add_capability(std::uint8_t id, unsigned length, unsigned from) {
@@ -155,7 +161,7 @@ Status ConfigSpace::validate(const ConfigState& incoming, const std::string& own
   if (incoming.bytes.size() != reset_.size())
     return fail("saved configuration space of {} has {} bytes, not {}", owner, incoming.bytes.size(), reset_.size());
   for (unsigned at = 0; at < reset_.size(); ++at) {
-    unsigned free = unsigned{writable_[at]} | clear_[at];
+    unsigned free = unsigned{writable_[at]} | clear_[at] | dynamic_[at];
     // Status bit 3 follows the interrupt pin.
     if (at == kStatus) free |= kStatusInterrupt;
     if ((incoming.bytes[at] ^ reset_[at]) & ~free)

@@ -83,6 +83,8 @@ class ConfigSpace {
   // ---- building ----
   /// Gives [offset, offset+size) a reset value and the bits that the guest may write; size 1, 2, 4 or 8.
   void define(unsigned offset, unsigned size, std::uint64_t reset, std::uint64_t writable = 0, std::uint64_t clear = 0);
+  /// Bits that the device itself changes and the guest cannot: a saved state may have them either way.
+  void define_dynamic(unsigned offset, unsigned size, std::uint64_t mask);
   /// A standard capability of `length` bytes (its two header bytes included) with read-only zeros; returns its offset.
   /// The first is placed at `from` if given.
   unsigned add_capability(std::uint8_t id, unsigned length, unsigned from = 0);
@@ -118,6 +120,7 @@ class ConfigSpace {
   std::vector<std::uint8_t> reset_;
   std::vector<std::uint8_t> writable_;
   std::vector<std::uint8_t> clear_;
+  std::vector<std::uint8_t> dynamic_;
   std::array<BarSpec, kBarCount> bars_{};
   unsigned capability_end_ = 0x40;
   unsigned last_capability_ = 0;

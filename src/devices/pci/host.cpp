@@ -39,12 +39,12 @@ Status PciHost::set_ecam(std::optional<mem::Gpa> base, unsigned buses) {
 }
 
 std::uint32_t PciHost::read_config(unsigned bus, std::uint8_t devfn, unsigned offset, unsigned size) {
-  if (bus != deps_.root.number()) return 0xFFFFFFFF;
-  return deps_.root.read_config(devfn, offset, size);
+  const Bus* const target = deps_.root.find(bus);
+  return target ? target->read_config(devfn, offset, size) : 0xFFFFFFFF;
 }
 
 void PciHost::write_config(unsigned bus, std::uint8_t devfn, unsigned offset, std::uint32_t value, unsigned size) {
-  if (bus == deps_.root.number()) deps_.root.write_config(devfn, offset, value, size);
+  if (Bus* const target = deps_.root.find(bus)) target->write_config(devfn, offset, value, size);
 }
 
 std::uint64_t PciHost::Ports::read(const mem::Access& access) {

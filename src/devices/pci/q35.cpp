@@ -80,7 +80,7 @@ Result<std::unique_ptr<LpcBridge>> LpcBridge::create(Deps deps, Config config) {
   if (config.acpi_base % 0x80) return fail("ACPI base {:#x} is not a multiple of 0x80", config.acpi_base);
   Bus& bus = deps.bus;
   std::unique_ptr<LpcBridge> bridge(new LpcBridge(std::move(deps), config));
-  bridge->slot_ = HUSK_TRY(bus.attach(devfn(0x1F, 0), *bridge));
+  bridge->slot_ = HUSK_TRY(bus.attach(devfn(0x1F, 0), *bridge, bridge->deps_.domain));
   bridge->announce();
   return bridge;
 }

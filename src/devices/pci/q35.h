@@ -25,7 +25,7 @@ class HostBridge final : public core::StatefulDevice<FunctionState>, private Fun
  public:
   struct Deps {
     Bus& bus;
-    PciHost& host;
+    PciHost& host;  ///< its lock domain is this device's too
   };
   struct Config {
     /// PCIEXBAR after reset: 64, 128 or 256 MiB aligned to their size, below 64 GiB. Nothing: closed, as on hardware.
@@ -64,6 +64,7 @@ class LpcBridge final : public core::StatefulDevice<FunctionState>, private Func
     std::function<void(std::optional<std::uint16_t>)> acpi_base = {};
     /// PIRQ[A..H] routing changed; look at pirq_route(). May be empty.
     std::function<void()> routing = {};
+    mem::LockDomain* domain = nullptr;
   };
   struct Config {
     /// PMBASE after reset, 128-byte aligned and enabled; 0: as on hardware, for firmware to place.

@@ -5,6 +5,7 @@
 #include <ctime>
 #include <filesystem>
 
+#include "app/kvm_probe.h"
 #include "app/panic_watch.h"
 #include "app/session.h"
 #include "boot/initramfs.h"
@@ -57,11 +58,34 @@ class Launch {
 };
 
 Status Launch::choose_accelerator(machine::MachineOptions& machine) const {
-  machine.accelerator = "interp";
-  if (config_.accelerators.empty()) return {};
-  for (const machine::AcceleratorKind kind : config_.accelerators)
-    if (kind == machine::AcceleratorKind::soft) return {};
-  return std::unexpected(Error{"accelerator kvm: this husk cannot use /dev/kvm yet", "leave it out, or name soft"});
+  using machine::AcceleratorKind;
+  const auto own = [&](AcceleratorKind kind) {
+    machine.accelerator = HUSK_HAVE_JIT && kind != AcceleratorKind::interp ? "jit" : "interp";
+  };
+  Log& log = session_.log();
+  if (config_.accelerators.empty()) {
+    const KvmReport kvm = probe_kvm();
+    if (kvm.state == KvmReport::State::usable) {
+      machine.accelerator = "kvm";
+    } else {
+      own(AcceleratorKind::jit);
+    }
+    log.info("accelerator: {} (KVM is {})", machine.accelerator, to_text(kvm.state));
+    return {};
+  }
+  // Named ones are tried in order; what is named last must work.
+  for (const AcceleratorKind kind : config_.accelerators) {
+    if (kind != AcceleratorKind::kvm) {
+      own(kind);
+      return {};
+    }
+    machine.accelerator = "kvm";
+    if (kind == config_.accelerators.back()) return {};
+    const KvmReport kvm = probe_kvm();
+    if (kvm.state == KvmReport::State::usable || kvm.state == KvmReport::State::slow) return {};
+    log.info("accelerator kvm is {}: {}", to_text(kvm.state), kvm.detail);
+  }
+  return {};
 }
 
 Status Launch::choose_cpu(machine::MachineOptions& machine) {
@@ -161,6 +185,7 @@ Status Launch::prepare() {
     machine.board.rtc_offset_seconds = local.tm_gmtoff;
   machine_ = HUSK_TRY(machine::Machine::create(session_.loop(), session_.log(), std::move(machine),
                                                [this](const MachineEvent& event) { handle(event); }));
+  model_ = machine_->cpu_model();
   HUSK_TRY(start_trace());
   return start_gdb();
 }
@@ -211,8 +236,9 @@ void Launch::report(const MachineEvent& event, const std::string& headline) {
   std::vector<const boot::SymbolTable*> symbols;
   if (machine_->guest()) symbols.push_back(&machine_->guest()->symbols);
   symbols.push_back(&symbols_);
-  const std::string text =
-      monitor::crash_report({headline, state, model_, machine_->memory_space(), past, symbols, vcpu.instructions()});
+  const std::uint64_t symbol_offset = machine_->guest() ? machine_->guest()->symbol_offset : 0;
+  const std::string text = monitor::crash_report(
+      {headline, state, model_, machine_->memory_space(), past, symbols, vcpu.instructions(), symbol_offset});
   session_.flush_output();
   std::fputs(text.c_str(), stderr);
 }

@@ -34,10 +34,19 @@ class Report {
     text_ += fmt::format(format, std::forward<Args>(args)...);
     text_ += '\n';
   }
-  std::string symbol(std::uint64_t address) const {
+  std::optional<boot::SymbolTable::Hit> find(std::uint64_t address) const {
     for (const boot::SymbolTable* table : in_.symbols)
-      if (const auto hit = table->find(address)) return hit->text();
-    return {};
+      if (const auto hit = table->find(address)) return hit;
+    // A kernel that runs at its physical address still has to build the page tables that its link addresses need. A
+    // user process may have the same linear address, but not for the same physical one.
+    if (in_.symbol_offset != 0 && view_.translate(address) == address)
+      for (const boot::SymbolTable* table : in_.symbols)
+        if (const auto hit = table->find(address + in_.symbol_offset)) return hit;
+    return std::nullopt;
+  }
+  std::string symbol(std::uint64_t address) const {
+    const auto hit = find(address);
+    return hit ? hit->text() : std::string();
   }
   std::string named(std::uint64_t address) const {
     const std::string name = symbol(address);
@@ -61,9 +70,9 @@ class Report {
 
   /// Where disassembly that ends exactly at `rip` can start: the symbol's start if that is near, else nothing.
   std::optional<std::uint64_t> start_before(std::uint64_t rip) const {
-    for (const boot::SymbolTable* table : in_.symbols)
-      if (const auto hit = table->find(rip); hit && hit->offset <= 4096) return rip - hit->offset;
-    return std::nullopt;
+    const auto hit = find(rip);
+    if (!hit || hit->offset > 4096) return std::nullopt;
+    return rip - hit->offset;
   }
 
   void code() {

@@ -22,6 +22,9 @@ struct CrashReportInput {
   /// Searched in order for names; may be empty.
   std::span<const boot::SymbolTable* const> symbols;
   std::uint64_t instructions = 0;  ///< 0: not known
+  /// Added to an address that no table has and that is its own physical address, for a second look: what a kernel's
+  /// link addresses are above its physical ones. Names the place in a kernel that does not use its own page tables yet.
+  std::uint64_t symbol_offset = 0;
 };
 
 /// Registers, the last exceptions with where they came from, the code around RIP, the page walk of the address that

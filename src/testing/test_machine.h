@@ -61,6 +61,9 @@ class FakeChar : public core::CharBackend {
       callbacks_.received({reinterpret_cast<const std::uint8_t*>(text.data()), count});
     return count;
   }
+  void deliver_break() {
+    if (callbacks_.break_received) callbacks_.break_received();
+  }
   void make_writable(std::size_t new_room) {
     room = new_room;
     if (callbacks_.writable) callbacks_.writable();

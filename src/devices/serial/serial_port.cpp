@@ -26,7 +26,8 @@ SerialPort::SerialPort(Deps deps, Config config) : deps_(std::move(deps)), confi
                                     [this](bool connected) {
                                       chip_.set_modem_pins(connected ? kConnectedPins : 0);
                                       refresh();
-                                    }});
+                                    },
+                                .break_received = [this] { break_received(); }});
 }
 
 SerialPort::~SerialPort() {
@@ -67,6 +68,15 @@ void SerialPort::received(std::span<const std::uint8_t> data) {
   for (const std::uint8_t byte : data) chip_.receive(byte, 0, now);
   credit_ -= static_cast<unsigned>(std::min<std::size_t>(credit_, data.size()));
   refresh();
+}
+
+// PC16550D, LSR bit 4: a break enters the FIFO as one zero character, with a framing error since its stop bit is low.
+void SerialPort::break_received() {
+  // Loop-back mode cuts the line off; a stopped machine misses what comes on it.
+  if (!running_ || (state_.mcr & Uart16550::kMcrLoop)) return;
+  chip_.receive(0, Uart16550::kLsrBreak | Uart16550::kLsrFraming, deps_.clock.now());
+  refresh();
+  give_credit();
 }
 
 void SerialPort::send_pending() {

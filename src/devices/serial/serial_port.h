@@ -56,6 +56,7 @@ class SerialPort final : public core::StatefulDevice<Uart16550::State>, private 
   void after_load() override;
 
   void received(std::span<const std::uint8_t> data);
+  void break_received();
   void send_pending();
   void refresh();
   void update_timer();

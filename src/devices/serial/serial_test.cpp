@@ -282,6 +282,47 @@ TEST_F(SerialTest, InterruptsFollowThePriorityTable) {
   EXPECT_EQ(in(2), 0x01);
 }
 
+// PC16550D, LSR bits 4 (BI), 3 (FE), 7; IIR: line status has the highest priority.
+TEST_F(SerialTest, BreakFromTheHostIsOneZeroCharacterWithItsErrorBits) {
+  out(2, 0x01);
+  out(4, 0x08);
+  out(1, 0x05);
+  host.deliver_break();
+  EXPECT_TRUE(irq());
+  EXPECT_EQ(in(2) & 0x0F, 0x06);
+  EXPECT_EQ(in(5), 0xF9) << "DR BI FE THRE TEMT and an error in the FIFO";
+  EXPECT_EQ(in(5), 0x61) << "reading clears the errors, bit 7 as no other follows; the character is still there";
+  EXPECT_EQ(in(0), 0x00);
+  EXPECT_EQ(in(5), 0x60);
+  EXPECT_FALSE(irq());
+}
+
+TEST_F(SerialTest, BreakKeepsItsPlaceBetweenCharacters) {
+  out(2, 0x01);
+  ASSERT_EQ(host.deliver("a"), 1u);
+  host.deliver_break();
+  ASSERT_EQ(host.deliver("h"), 1u);
+  EXPECT_EQ(in(5) & 0x1F, 0x01) << "the break is not at the top yet";
+  EXPECT_EQ(in(0), 'a');
+  EXPECT_EQ(in(5) & 0x1F, 0x19);
+  EXPECT_EQ(in(0), 0x00);
+  EXPECT_EQ(in(5) & 0x1F, 0x01);
+  EXPECT_EQ(in(0), 'h');
+}
+
+TEST_F(SerialTest, BreakTakesAwayOneCharacterOfCredit) {
+  out(2, 0x01);
+  EXPECT_EQ(host.credit, 16u);
+  host.deliver_break();
+  EXPECT_EQ(host.credit, 15u);
+}
+
+TEST_F(SerialTest, BreakInLoopBackModeIsNotHeard) {
+  out(4, 0x10);
+  host.deliver_break();
+  EXPECT_EQ(in(5), 0x60);
+}
+
 TEST_F(SerialTest, BreakGoesToTheHostOnce) {
   out(3, 0x43);
   out(3, 0x43);

@@ -50,17 +50,6 @@ std::string find_program(const std::string& name) {
   return {};
 }
 
-const char* to_text(KvmReport::State state) {
-  switch (state) {
-    case KvmReport::State::absent: return "absent";
-    case KvmReport::State::no_access: return "no access";
-    case KvmReport::State::broken: return "broken";
-    case KvmReport::State::slow: return "slow";
-    case KvmReport::State::usable: return "usable";
-  }
-  return "";
-}
-
 std::string size_text(std::uint64_t bytes) {
   if (bytes >= std::uint64_t{1} << 30) return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30));
   return fmt::format("{} MiB", bytes >> 20);

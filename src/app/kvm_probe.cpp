@@ -171,6 +171,17 @@ constexpr int kPatienceMs = 5000;
 
 }  // namespace
 
+const char* to_text(KvmReport::State state) {
+  switch (state) {
+    case KvmReport::State::absent: return "absent";
+    case KvmReport::State::no_access: return "no access";
+    case KvmReport::State::broken: return "broken";
+    case KvmReport::State::slow: return "slow";
+    case KvmReport::State::usable: return "usable";
+  }
+  return "";
+}
+
 KvmReport probe_kvm(const std::string& device) {
   KvmReport report;
   const UniqueFd kvm(::open(device.c_str(), O_RDWR | O_CLOEXEC));

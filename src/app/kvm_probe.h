@@ -19,6 +19,9 @@ struct KvmReport {
   std::string next_step;  ///< what to do about it; empty if usable
 };
 
+/// "absent", "no access" and so on.
+const char* to_text(KvmReport::State state);
+
 /// Below this a guest is not running on the CPU itself: the slowest CPUs with virtualization do over a thousand, and
 /// emulated guests a few tens.
 inline constexpr double kHardwareSpeed = 200;

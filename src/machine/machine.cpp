@@ -3,8 +3,19 @@
 
 #include "accel/soft/soft_accel.h"
 #include "machine/entry.h"
+#if HUSK_HAVE_KVM
+#include "accel/kvm/kvm_accel.h"
+#endif
 
 namespace husk::machine {
+
+#if HUSK_HAVE_KVM
+struct Machine::Kvm {
+  std::unique_ptr<accel::kvm::System> system;
+};
+#else
+struct Machine::Kvm {};
+#endif
 
 Result<std::unique_ptr<Machine>> Machine::create(host::EventLoop& loop, Log& log, MachineOptions options,
                                                  EventHandler on_event) {
@@ -32,7 +43,35 @@ Machine::~Machine() {
     if (slot->thread.joinable()) slot->thread.join();
 }
 
+Status Machine::open_kvm() {
+#if HUSK_HAVE_KVM
+  kvm_ = std::make_unique<Kvm>(HUSK_TRY(accel::kvm::System::open(options_.kvm_device)));
+  options_.cpu_model = HUSK_TRY(kvm_->system->adapt(std::move(options_.cpu_model), log_));
+  return {};
+#else
+  return std::unexpected(Error{"accelerator kvm: husk has it on x86-64 hosts only", "use --accel soft"});
+#endif
+}
+
+Status Machine::make_accelerator() {
+#if HUSK_HAVE_KVM
+  if (kvm_) {
+    accelerator_ = HUSK_TRY(accel::KvmAccel::create(
+        {*kvm_->system, board_->memory_space(), board_->io_space(), board_->clock(), log_}));
+    return {};
+  }
+#endif
+  const auto engine = options_.accelerator == "jit" ? accel::SoftEngine::jit : accel::SoftEngine::interpreter;
+  accelerator_ = std::make_unique<accel::SoftAccel>(
+      accel::SoftAccelDeps{board_->memory_space(), board_->io_space(), board_->clock(), log_, engine});
+  return {};
+}
+
 Status Machine::build() {
+  if (options_.accelerator == "kvm")
+    HUSK_TRY(open_kvm());
+  else if (options_.accelerator != "interp" && options_.accelerator != "jit")
+    return fail("accelerator {} is not built into this husk", options_.accelerator);
   std::vector<core::CpuPins*> pins;
   for (unsigned i = 0; i < options_.board.cpus; ++i) {
     pins_.push_back(std::make_unique<PinsForwarder>());
@@ -40,13 +79,12 @@ Status Machine::build() {
   }
   board_ = HUSK_TRY(MicroBoard::create({clock_, log_, *this, std::move(pins), options_.cpu_model}, options_.board));
 
-  if (options_.accelerator != "interp") return fail("accelerator {} is not built into this husk", options_.accelerator);
-  accelerator_ = std::make_unique<accel::SoftAccel>(
-      accel::SoftAccelDeps{board_->memory_space(), board_->io_space(), board_->clock(), log_});
+  HUSK_TRY(make_accelerator());
   for (mem::RamRegion* region : board_->ram()) HUSK_TRY(accelerator_->add_ram(*region));
   for (unsigned i = 0; i < options_.board.cpus; ++i) {
     auto slot = std::make_unique<VcpuSlot>();
-    slot->vcpu = HUSK_TRY(accelerator_->create_vcpu({i, options_.cpu_model, board_->interrupts(i)}));
+    slot->vcpu = HUSK_TRY(
+        accelerator_->create_vcpu({i, options_.cpu_model, board_->interrupts(i), board_->floating_point_error(i)}));
     pins_[i]->target = &slot->vcpu->pins();
     vcpus_.push_back(std::move(slot));
   }

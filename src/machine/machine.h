@@ -47,7 +47,8 @@ using BootLoader = std::function<Result<boot::LoadedGuest>(mem::GuestMemory& mem
 
 struct MachineOptions {
   MicroBoard::Config board;
-  std::string accelerator = "interp";
+  std::string accelerator = "interp";  ///< or "kvm"
+  std::string kvm_device = "/dev/kvm";
   cpu::CpuModel cpu_model;
   bool no_reboot = false;
   /// A triple fault resets the machine, as real boards do; else it is reported as an event.
@@ -84,6 +85,8 @@ class Machine final : private core::MachineControl {
   VmClock& clock() { return clock_; }
   /// What was loaded last; null if the machine boots from its ROM.
   const boot::LoadedGuest* guest() const { return guest_ ? &*guest_ : nullptr; }
+  /// The model as the guest has it: on KVM cut to what the host can do.
+  const cpu::CpuModel& cpu_model() const { return options_.cpu_model; }
   std::string_view accelerator_name() const { return accelerator_->name(); }
 
  private:
@@ -104,7 +107,10 @@ class Machine final : private core::MachineControl {
   };
 
   Machine(host::EventLoop& loop, Log& log, MachineOptions options, EventHandler on_event);
+  struct Kvm;
   Status build();
+  Status open_kvm();
+  Status make_accelerator();
   Status load_guest();
   void vcpu_main(unsigned index);
   /// pause() without giving up the owner's wish to run.
@@ -125,6 +131,7 @@ class Machine final : private core::MachineControl {
   EventHandler on_event_;
   VmClock clock_;
   std::vector<std::unique_ptr<PinsForwarder>> pins_;
+  std::unique_ptr<Kvm> kvm_;
   std::unique_ptr<MicroBoard> board_;
   std::unique_ptr<accel::Accelerator> accelerator_;
   std::optional<boot::LoadedGuest> guest_;

@@ -53,10 +53,12 @@ void RamRegion::start_dirty_log() {
 void RamRegion::stop_dirty_log() {
   for (std::uint64_t offset = 0; offset < size_; offset += kPageSize) clear_page_flags(offset, kTracked);
   dirty_.reset();
+  if (listener_.protection_changed) listener_.protection_changed(*this);
 }
 
 void RamRegion::take_dirty(const std::function<void(std::uint64_t)>& each) {
   if (!dirty_) return;
+  if (listener_.collect_dirty) listener_.collect_dirty(*this);
   bool any = false;
   for (std::uint64_t page = 0; page < size_ / kPageSize; ++page) {
     if (!dirty_[page].load(std::memory_order_relaxed)) continue;

@@ -8,11 +8,20 @@
 #include <span>
 #include <string>
 
+#include "base/bits.h"
 #include "base/result.h"
 
 namespace husk::mem {
 
 inline constexpr std::uint64_t kPageSize = 4096;
+
+/// The 64 pieces of a page that [offset, offset+length) touches, as bits; length is at least 1 and stays in the page.
+inline std::uint64_t granules_of(std::uint64_t offset, std::uint64_t length) {
+  constexpr std::uint64_t kGranule = kPageSize / 64;
+  const auto first = static_cast<unsigned>(offset % kPageSize / kGranule);
+  const auto last = static_cast<unsigned>((offset % kPageSize + length - 1) / kGranule);
+  return mask_of(last - first + 1, first);
+}
 
 /// Host memory that backs guest-physical addresses. Its size is a multiple of kPageSize. Contents are shared by all
 /// threads; plain accesses race exactly as they do on real memory.
@@ -59,11 +68,13 @@ class RamRegion {
   void take_dirty(const std::function<void(std::uint64_t)>& each);
 
   /// Who is told when bytes of a page with kHasCode were written (the part of the write inside that page; the flag is
-  /// still set), and when cached writability must be dropped (start of dirty log, take_dirty). Set by the accelerator
-  /// before vCPUs run.
+  /// still set), and when cached writability must be dropped (start and end of the dirty log, take_dirty). An
+  /// accelerator whose guests write past note_write() reports those pages to it when asked to collect them. Set by the
+  /// accelerator before vCPUs run.
   struct Listener {
     std::function<void(RamRegion&, std::uint64_t offset, std::uint64_t length)> code_written;
     std::function<void(RamRegion&)> protection_changed;
+    std::function<void(RamRegion&)> collect_dirty = {};
   };
   void set_listener(Listener listener) { listener_ = std::move(listener); }
 

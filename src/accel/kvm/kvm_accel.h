@@ -1,0 +1,90 @@
+// husk: the accelerator on /dev/kvm
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "accel/accel.h"
+#include "accel/kvm/memory_slots.h"
+#include "accel/kvm/system.h"
+#include "host/unique_fd.h"
+
+namespace husk::accel {
+
+class KvmVcpu;
+
+struct KvmAccelDeps {
+  kvm::System& system;  ///< outlives the accelerator
+  mem::AddressSpace& memory;
+  mem::AddressSpace& io;
+  const core::Clock& clock;
+  Log& log;
+};
+
+/// Runs CPUs by the host's virtualization. Interrupt controllers and timers are husk's own, so that nothing of a
+/// machine but its CPUs knows of KVM; KVM offers a CPU's interrupt by KVM_INTERRUPT and an interrupt window.
+class KvmAccel final : public Accelerator {
+ public:
+  static Result<std::unique_ptr<KvmAccel>> create(KvmAccelDeps deps);
+  ~KvmAccel() override;
+
+  std::string_view name() const override { return "kvm"; }
+  Result<std::unique_ptr<Vcpu>> create_vcpu(VcpuDeps deps) override;
+  Status add_ram(mem::RamRegion& region) override;
+  /// KVM cannot mask address bit 20: a closed gate is ignored, as by every VMM on KVM.
+  void set_a20(bool open) override;
+
+  /// Sent to a vCPU's thread to take it out of the guest. Its handler does nothing; husk installs it with the first
+  /// accelerator, and no other part of husk may use it.
+  static int kick_signal();
+
+ private:
+  friend class KvmVcpu;
+
+  explicit KvmAccel(KvmAccelDeps deps) : deps_(deps) {}
+  Status start();
+  void layout_changed();
+
+  // ---- the way into the guest: closed while memory slots are exchanged ----
+  /// False: slots are being exchanged; the caller waits with wait_for_gate() and tries again.
+  bool enter_guest();
+  void leave_guest();
+  void wait_for_gate() { closed_.wait(true); }
+
+  // ---- time ----
+  /// Guest time runs from here on, if this is the first vCPU to run.
+  void time_starts();
+  void time_stops();
+  /// Between the host's TSC and the machine's (VM time in ticks), as of the start of this run.
+  std::uint64_t host_to_machine_tsc() const { return machine_tsc_at_start_ - host_tsc_at_start_; }
+
+  KvmAccelDeps deps_;
+  host::UniqueFd vm_;
+  std::unique_ptr<kvm::MemorySlots> slots_;
+  std::mutex layout_mutex_;
+  Error layout_error_;  ///< of the last exchange; under layout_mutex_
+  std::atomic<bool> layout_failed_{false};
+  mem::AddressSpace::ChangeListener layout_listener_;
+  std::vector<mem::RamRegion*> regions_;
+
+  std::atomic<bool> closed_{false};
+  std::atomic<unsigned> inside_{0};
+
+  std::mutex vcpus_mutex_;
+  std::vector<KvmVcpu*> vcpus_;
+  std::atomic<unsigned> hopeless_{0};  ///< CPUs asleep that no interrupt can wake
+  std::atomic<bool> told_a20_{false};
+
+  std::mutex time_mutex_;
+  unsigned running_ = 0;
+  std::uint64_t tsc_hz_ = 0;
+  std::uint64_t host_tsc_at_start_ = 0, machine_tsc_at_start_ = 0;
+  /// What the host's TSC has gained on the VM clock, so that a guest's TSC never goes back when the machine goes on.
+  std::uint64_t tsc_drift_ = 0;
+  std::uint64_t kvm_clock_ = 0;  ///< at the last stop, ns
+};
+
+}  // namespace husk::accel

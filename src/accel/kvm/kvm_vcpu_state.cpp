@@ -1,0 +1,284 @@
+// husk: one virtual CPU on KVM: its state in and out, and the debugger's requests
+#include <x86intrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "accel/kvm/kvm_vcpu.h"
+#include "base/bits.h"
+
+namespace husk::accel {
+
+using kvm::call;
+
+namespace {
+constexpr std::uint32_t kMsrTsc = 0x10;
+
+/// kvm_sregs has the same registers as kvm_sregs2, without the PDPTEs.
+template <class To, class From>
+void copy_special(To& to, const From& from) {
+  to.cs = from.cs, to.ds = from.ds, to.es = from.es, to.fs = from.fs, to.gs = from.gs, to.ss = from.ss;
+  to.tr = from.tr, to.ldt = from.ldt, to.gdt = from.gdt, to.idt = from.idt;
+  to.cr0 = from.cr0, to.cr2 = from.cr2, to.cr3 = from.cr3, to.cr4 = from.cr4, to.cr8 = from.cr8;
+  to.efer = from.efer, to.apic_base = from.apic_base;
+}
+}  // namespace
+
+// ---- out ----
+
+cpu::CpuState KvmVcpu::get_state() const {
+  cpu::CpuState state;
+  state.activity = activity_;
+  kvm_regs regs{};
+  if (call(fd_.get(), KVM_GET_REGS, &regs) == 0) kvm::take_regs(state, regs);
+  kvm_sregs2 special{};
+  if (accel_.deps_.system.caps().sregs2) {
+    if (call(fd_.get(), KVM_GET_SREGS2, &special) == 0) kvm::take_sregs(state, special);
+  } else if (kvm_sregs old{}; call(fd_.get(), KVM_GET_SREGS, &old) == 0) {
+    copy_special(special, old);
+    kvm::take_sregs(state, special);
+  }
+  kvm_debugregs debug{};
+  if (call(fd_.get(), KVM_GET_DEBUGREGS, &debug) == 0) kvm::take_debugregs(state, debug);
+  if (accel_.deps_.system.caps().xcrs) {
+    kvm_xcrs xcrs{};
+    if (call(fd_.get(), KVM_GET_XCRS, &xcrs) == 0)
+      for (std::uint32_t i = 0; i < std::min<std::uint32_t>(xcrs.nr_xcrs, KVM_MAX_XCRS); ++i)
+        if (xcrs.xcrs[i].xcr == 0) state.xcr0 = xcrs.xcrs[i].value;
+  }
+  if (accel_.deps_.system.caps().xsave) {
+    kvm::XsaveArea area;
+    if (call(fd_.get(), kvm::kGetXsave, &area) == 0) kvm::take_xsave(state, area, xsave_layout_);
+  }
+  take_all_msrs(state);
+  state.msr.tsc_offset = tsc_offset_ + accel_.tsc_drift_;
+  kvm_vcpu_events events{};
+  if (call(fd_.get(), KVM_GET_VCPU_EVENTS, &events) == 0) {
+    state.interrupt_shadow = events.interrupt.shadow != 0;
+    state.nmi_blocked = events.nmi.masked;
+    state.nmi_pending = events.nmi.pending || events.nmi.injected || (attention_.load() & kNmi);
+    state.in_smm = (events.flags & KVM_VCPUEVENT_VALID_SMM) && events.smi.smm;
+  }
+  return state;
+}
+
+void KvmVcpu::take_all_msrs(cpu::CpuState& state) const {
+  kvm::MsrTable table = kvm::to_msrs(state, deps_.model);
+  // KVM stops at the first register that it does not have; that one keeps its initial value.
+  kvm::MsrTable one;
+  for (std::uint32_t at = 0; at < table.count;) {
+    one.count = table.count - at;
+    std::copy_n(table.entries + at, one.count, one.entries);
+    const int done = std::max(call(fd_.get(), kvm::kGetMsrs, &one), 0);
+    kvm::take_msrs(state, std::span(one.entries).first(static_cast<std::size_t>(done)));
+    at += static_cast<std::uint32_t>(done) + 1;
+  }
+}
+
+// ---- in ----
+
+Status KvmVcpu::set_state(const cpu::CpuState& state) {
+  HUSK_TRY(set_special(state));
+  HUSK_TRY(set_floating_point(state));
+  HUSK_TRY(set_msrs(state));
+  const kvm_debugregs debug = kvm::to_debugregs(state);
+  if (call(fd_.get(), KVM_SET_DEBUGREGS, &debug) != 0) return fail_errno(errno, "KVM refuses the debug registers");
+  HUSK_TRY(set_events(state));
+  const kvm_regs regs = kvm::to_regs(state);
+  if (call(fd_.get(), KVM_SET_REGS, &regs) != 0) return fail_errno(errno, "KVM refuses the general registers");
+  activity_ = state.activity;
+  // MWAIT may end at any time (SDM vol. 2), and KVM has no state for it.
+  if (activity_ == cpu::Activity::mwait) activity_ = cpu::Activity::running;
+  halted_with_if_ = state.rflags & cpu::kIF;
+  can_inject_ = false;
+  access_open_ = false;
+  tsc_offset_ = state.msr.tsc_offset - accel_.tsc_drift_;
+  return {};
+}
+
+Status KvmVcpu::set_special(const cpu::CpuState& state) {
+  kvm_sregs2 special = kvm::to_sregs(state);
+  apic_base_ = deps_.interrupts.apic_base();
+  special.apic_base = apic_base_;
+  special.cr8 = deps_.interrupts.task_priority();
+  run_->cr8 = special.cr8;
+  if (accel_.deps_.system.caps().sregs2) {
+    if (call(fd_.get(), KVM_SET_SREGS2, &special) == 0) return {};
+  } else {
+    kvm_sregs old{};
+    copy_special(old, special);
+    if (call(fd_.get(), KVM_SET_SREGS, &old) == 0) return {};
+  }
+  return fail_errno(errno, fmt::format("KVM refuses the control registers (CR0 {:#x}, CR4 {:#x}, EFER {:#x})",
+                                       state.cr0, state.cr4, state.efer));
+}
+
+Status KvmVcpu::set_floating_point(const cpu::CpuState& state) {
+  const kvm::Capabilities& caps = accel_.deps_.system.caps();
+  if (caps.xcrs && deps_.model.has(cpu::Feature::xsave)) {
+    kvm_xcrs xcrs{};
+    xcrs.nr_xcrs = 1;
+    xcrs.xcrs[0].xcr = 0;
+    xcrs.xcrs[0].value = state.xcr0;
+    if (call(fd_.get(), KVM_SET_XCRS, &xcrs) != 0)
+      return fail_errno(errno, fmt::format("KVM refuses XCR0 {:#x}", state.xcr0));
+  }
+  if (!caps.xsave) return {};
+  const kvm::XsaveArea area = kvm::to_xsave(state, xsave_layout_);
+  if (call(fd_.get(), kvm::kSetXsave, &area) != 0) return fail_errno(errno, "KVM refuses the XSAVE area");
+  return {};
+}
+
+Status KvmVcpu::set_msrs(const cpu::CpuState& state) {
+  // Only what differs is written: KVM has registers whose own value it does not take back.
+  cpu::CpuState current = state;
+  take_all_msrs(current);
+  const kvm::MsrTable wanted = kvm::to_msrs(state, deps_.model), have = kvm::to_msrs(current, deps_.model);
+  for (std::uint32_t i = 0; i < wanted.count; ++i) {
+    if (wanted.entries[i].data == have.entries[i].data) continue;
+    kvm::MsrTable one;
+    one.count = 1;
+    one.entries[0] = wanted.entries[i];
+    if (call(fd_.get(), kvm::kSetMsrs, &one) != 1)
+      return fail("KVM refuses the value {:#x} of {} (MSR {:#x})", std::uint64_t{wanted.entries[i].data},
+                  kvm::msr_name(wanted.entries[i].index), std::uint32_t{wanted.entries[i].index});
+  }
+  return {};
+}
+
+Status KvmVcpu::set_events(const cpu::CpuState& state) {
+  if (state.in_smm)
+    return fail("KVM is not asked for system management mode by husk, and CPU {} is in it", deps_.index);
+  kvm_vcpu_events events{};
+  events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+  events.interrupt.shadow = state.interrupt_shadow ? KVM_X86_SHADOW_INT_STI : 0;
+  events.nmi.pending = state.nmi_pending;
+  events.nmi.masked = state.nmi_blocked;
+  if (call(fd_.get(), KVM_SET_VCPU_EVENTS, &events) != 0) return fail_errno(errno, "KVM refuses the pending events");
+  return {};
+}
+
+void KvmVcpu::reset(bool bootstrap) {
+  attention_.store(0);
+  cpu::CpuState state = cpu::reset_state(deps_.model.signature());
+  if (!bootstrap) state.activity = cpu::Activity::wait_for_sipi;
+  if (const auto set = set_state(state); !set)
+    accel_.deps_.log.error("reset of CPU {}: {}", deps_.index, set.error().text());
+}
+
+void KvmVcpu::init_by_signal() {
+  deps_.interrupts.cpu_init();
+  (void)settle();
+  cpu::CpuState state = cpu::init_state(get_state(), deps_.model.signature());
+  // The boot processor begins at the reset vector, the others wait (SDM vol. 3, 9.4.3).
+  state.activity = (deps_.interrupts.apic_base() & 0x100) ? cpu::Activity::running : cpu::Activity::wait_for_sipi;
+  if (const auto set = set_state(state); !set)
+    accel_.deps_.log.error("INIT of CPU {}: {}", deps_.index, set.error().text());
+}
+
+void KvmVcpu::start_by_signal(std::uint8_t vector) {
+  cpu::CpuState state = get_state();
+  state.seg[cpu::kCs].selector = static_cast<std::uint16_t>(vector << 8);
+  state.seg[cpu::kCs].base = static_cast<std::uint64_t>(vector) << 12;
+  state.rip = 0;
+  state.activity = cpu::Activity::running;
+  if (const auto set = set_state(state); !set)
+    accel_.deps_.log.error("start of CPU {}: {}", deps_.index, set.error().text());
+}
+
+// ---- the time-stamp counter ----
+
+Status KvmVcpu::apply_tsc_offset() {
+  // Guest TSC = host TSC + KVM's offset.
+  std::uint64_t offset = accel_.host_to_machine_tsc() + tsc_offset_;
+  if (accel_.deps_.system.caps().tsc_offset) {
+    kvm_device_attr attribute{};
+    attribute.group = KVM_VCPU_TSC_CTRL;
+    attribute.attr = KVM_VCPU_TSC_OFFSET;
+    attribute.addr = reinterpret_cast<std::uintptr_t>(&offset);
+    if (call(fd_.get(), KVM_SET_DEVICE_ATTR, &attribute) != 0) return fail_errno(errno, "KVM refuses the TSC offset");
+    return {};
+  }
+  kvm::MsrTable one;
+  one.count = 1;
+  one.entries[0].index = kMsrTsc;
+  one.entries[0].data = __rdtsc() + offset;
+  if (call(fd_.get(), kvm::kSetMsrs, &one) != 1) return fail("KVM refuses to set the TSC of CPU {}", deps_.index);
+  return {};
+}
+
+void KvmVcpu::take_tsc_offset() {
+  std::uint64_t offset = 0;
+  if (accel_.deps_.system.caps().tsc_offset) {
+    kvm_device_attr attribute{};
+    attribute.group = KVM_VCPU_TSC_CTRL;
+    attribute.attr = KVM_VCPU_TSC_OFFSET;
+    attribute.addr = reinterpret_cast<std::uintptr_t>(&offset);
+    if (call(fd_.get(), KVM_GET_DEVICE_ATTR, &attribute) != 0) return;
+  } else {
+    kvm::MsrTable one;
+    one.count = 1;
+    one.entries[0].index = kMsrTsc;
+    if (call(fd_.get(), kvm::kGetMsrs, &one) != 1) return;
+    offset = one.entries[0].data - __rdtsc();
+  }
+  tsc_offset_ = offset - accel_.host_to_machine_tsc();
+}
+
+// ---- debugger and traces ----
+
+Status KvmVcpu::set_debug(const cpu::DebugRequest& request) {
+  constexpr std::size_t kDebugRegisters = 4;
+  if (request.breakpoints.size() + request.watchpoints.size() > kDebugRegisters)
+    return std::unexpected(
+        Error{fmt::format("accelerator kvm: {} breakpoints and watchpoints, and the processor has {}",
+                          request.breakpoints.size() + request.watchpoints.size(), kDebugRegisters),
+              "use fewer, or --accel soft"});
+  for (const auto& watch : request.watchpoints) {
+    const bool size_ok = watch.length == 1 || watch.length == 2 || watch.length == 4 || watch.length == 8;
+    if (!size_ok || watch.address % watch.length != 0)
+      return std::unexpected(
+          Error{fmt::format("accelerator kvm: cannot watch {} bytes at {:#x}", watch.length, watch.address),
+                "the processor watches 1, 2, 4 or 8 aligned bytes; or use --accel soft"});
+  }
+  debug_ = request;
+  return apply_debug();
+}
+
+Status KvmVcpu::apply_debug() {
+  kvm_guest_debug debug{};
+  debug_on_ = debug_.any();
+  if (debug_on_) debug.control = KVM_GUESTDBG_ENABLE;
+  if (debug_.single_step) debug.control |= KVM_GUESTDBG_SINGLESTEP;
+  std::uint64_t dr7 = 0x400;
+  unsigned used = 0;
+  const auto add = [&](std::uint64_t address, std::uint64_t type, std::uint64_t length) {
+    debug.arch.debugreg[used] = address;
+    dr7 |= std::uint64_t{2} << (used * 2) | (type | length << 2) << (16 + used * 4);
+    ++used;
+  };
+  for (const std::uint64_t address : debug_.breakpoints) add(address, 0, 0);
+  for (const auto& watch : debug_.watchpoints) {
+    // SDM vol. 3, 18.2.4: 1 breaks on writes, 3 on reads and writes; lengths 1, 2, 8, 4 are 0, 1, 2, 3.
+    const std::uint64_t length = watch.length == 8 ? 2 : watch.length - 1;
+    add(watch.address, watch.read ? 3 : 1, length);
+  }
+  if (used) {
+    debug.control |= KVM_GUESTDBG_USE_HW_BP;
+    debug.arch.debugreg[7] = dr7;
+  }
+  if (call(fd_.get(), KVM_SET_GUEST_DEBUG, &debug) != 0) return fail_errno(errno, "KVM_SET_GUEST_DEBUG");
+  return {};
+}
+
+Status KvmVcpu::set_trace(TraceSink* sink, std::uint32_t categories) {
+  constexpr std::uint32_t kVisible = TraceSink::kIo | TraceSink::kMmio;
+  if (sink && (categories & ~kVisible))
+    return std::unexpected(Error{"accelerator kvm: exceptions, interrupts, MSRs and instructions cannot be traced",
+                                 "trace io and mmio only, or use --accel soft"});
+  trace_ = sink;
+  trace_categories_ = sink ? categories : 0;
+  return {};
+}
+
+}  // namespace husk::accel

@@ -68,7 +68,7 @@ TEST(QemuOptions, EverythingAtOnce) {
                                            "-rtc",
                                            "base=2006-06-17,clock=vm"});
   using machine::AcceleratorKind;
-  EXPECT_EQ(config.accelerators, (std::vector{AcceleratorKind::kvm, AcceleratorKind::soft}));
+  EXPECT_EQ(config.accelerators, (std::vector{AcceleratorKind::kvm, AcceleratorKind::jit}));
   EXPECT_EQ(config.cpu.model, "max");
   EXPECT_EQ(machine::edits_text(config.cpu.edits), "+avx2,-sse4.2,-rdrand");
   EXPECT_EQ(config.memory_bytes, std::uint64_t{2} << 30);
@@ -193,7 +193,7 @@ TEST(QemuOptions, UnknownNamesAreRefusedWithTheNearest) {
             "-machine q35: there is no machine 'q35'; husk has 'micro', which is also the default");
   EXPECT_EQ(error_of({"-accel", "tgc"}),
             "-accel tgc: there is no accelerator 'tgc' (did you mean 'tcg'?); choose kvm, or "
-            "tcg (also called soft: husk's own CPU)");
+            "jit (also called tcg and soft: husk's own CPU), or interp (the same CPU without translation)");
 }
 
 struct Malformed {

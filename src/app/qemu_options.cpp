@@ -85,7 +85,7 @@ Status Parser::accel(const std::string& value) {
     return {};
   }
   const auto kind = HUSK_TRY(parse_accelerator(name));
-  if (kind == machine::AcceleratorKind::soft) HUSK_TRY(properties.take_fixed("thread", {"multi"}));
+  if (kind == machine::AcceleratorKind::jit) HUSK_TRY(properties.take_fixed("thread", {"multi"}));
   HUSK_TRY(properties.finish());
   config.accelerators.push_back(kind);
   return {};

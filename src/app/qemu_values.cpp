@@ -148,10 +148,11 @@ Status add_device_option(MachineConfig& config, std::string_view text) {
 
 Result<machine::AcceleratorKind> parse_accelerator(std::string_view name) {
   if (name == "kvm") return machine::AcceleratorKind::kvm;
-  if (name == "tcg" || name == "soft") return machine::AcceleratorKind::soft;
-  static constexpr std::array<std::string_view, 3> kNames = {"kvm", "tcg", "soft"};
+  if (name == "jit" || name == "tcg" || name == "soft") return machine::AcceleratorKind::jit;
+  if (name == "interp") return machine::AcceleratorKind::interp;
+  static constexpr std::array<std::string_view, 5> kNames = {"kvm", "jit", "tcg", "soft", "interp"};
   return refuse(fmt::format("there is no accelerator '{}'{}", name, machine::nearest_hint(name, kNames)),
-                "choose kvm, or tcg (also called soft: husk's own CPU)");
+                "choose kvm, or jit (also called tcg and soft: husk's own CPU), or interp (the same CPU without translation)");
 }
 
 Result<machine::CpuConfig> parse_cpu(std::string_view text) {

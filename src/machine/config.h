@@ -12,13 +12,15 @@
 #include "base/result.h"
 #include "chardev/spec.h"
 #include "host/socket.h"
+#include "machine/virtio_config.h"
 
 namespace husk::machine {
 
 enum class BoardKind : std::uint8_t { micro };
 enum class AcceleratorKind : std::uint8_t {
-  kvm,   ///< the host's hardware virtualization
-  soft,  ///< husk's own CPU; QEMU's name for its like is tcg
+  kvm,     ///< the host's hardware virtualization
+  jit,     ///< husk's own CPU, translating; QEMU's name for its like is tcg
+  interp,  ///< husk's own CPU, interpreting
 };
 
 struct TopologyConfig {
@@ -118,6 +120,9 @@ struct MachineConfig {
   /// COM1 to COM4: the id of a chardev each; an empty one is a port that the machine lacks.
   std::vector<std::string> serials = {};
   std::vector<DeviceConfig> devices = {};
+  std::vector<VirtioConfig> virtio = {};
+  std::vector<DriveConfig> drives = {};
+  std::vector<NetdevConfig> netdevs = {};
   std::optional<host::SocketAddress> gdb = {};
   bool start_paused = false;
   bool no_reboot = false;

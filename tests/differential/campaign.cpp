@@ -42,7 +42,7 @@ Result<Report> Campaign::run() {
   features_ = shared_features();
   data_ = background_data();
   host_ = HUSK_TRY(HostCpu::start(data_));
-  guest_ = std::make_unique<GuestCpu>(data_, features_, host_->tiny_data());
+  guest_ = std::make_unique<GuestCpu>(data_, features_, host_->tiny_data(), options_.jit);
   generator_ = std::make_unique<Generator>(options_.seed, host_->tiny_data());
   report_.forms.resize(cpu::forms().size());
   choose_forms();

@@ -15,6 +15,7 @@
 namespace husk::differential {
 
 struct CampaignOptions {
+  bool jit = false;  ///< the JIT instead of the interpreter alone
   std::uint64_t seed = 1;
   std::chrono::milliseconds time{0};  ///< 0: no limit
   std::uint64_t tests = 0;            ///< 0: no limit

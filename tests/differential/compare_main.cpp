@@ -71,6 +71,7 @@ int main(int argc, char** argv) {
   app.add_option("--keep", options.mismatches_per_form, "mismatches shown of one form");
   app.add_option("--vectors", vectors, "file to append the mismatches to, as vectors");
   app.add_option("--tested", tested, "file to write the list of compared forms to (tested_forms.txt)");
+  app.add_flag("--jit", options.jit, "through the JIT instead of the interpreter alone");
   std::string to_record;
   bool samples = false;
   app.add_option("--record", to_record, "print the vectors of this file with what this host makes of them");

@@ -1,6 +1,10 @@
 // husk: runs tests in husk's interpreter, as a Linux process would find the machine
 #include "guest_cpu.h"
 
+#if HUSK_HAVE_JIT
+#include "cpu/jit/engine.h"
+#endif
+
 #include <cstring>
 
 #include "base/bits.h"
@@ -103,7 +107,7 @@ void store_fp(const CpuState& s, FpImage& image) {
   }
 }
 
-GuestCpu::GuestCpu(std::span<const std::uint8_t> data, const FeatureSet& features, bool tiny_data)
+GuestCpu::GuestCpu(std::span<const std::uint8_t> data, const FeatureSet& features, bool tiny_data, bool jit)
     : ram_(mem::RamRegion::create("ram", kRamSize).value()) {
   mapping_ = memory_.map_ram(0, ram_->size(), *ram_, 0, true).value();
   model_ = cpu_model("max").value();
@@ -118,6 +122,17 @@ GuestCpu::GuestCpu(std::span<const std::uint8_t> data, const FeatureSet& feature
   core_->set_state(process_state());
   core_->trace = &first_;
   core_->trace_mask = TraceSink::kExceptions;
+  if (jit) {
+#if HUSK_HAVE_JIT
+    auto engine = jit::Engine::create(*core_);
+    HUSK_CHECK(engine);
+    (*engine)->set_single_block(true);
+    engine_ = *std::move(engine);
+    core_->set_engine(engine_.get());
+#else
+    HUSK_CHECK(!"there is no JIT for this host");
+#endif
+  }
 }
 
 void GuestCpu::map_page(std::uint64_t linear, std::uint64_t gpa, bool writable, bool executable) {

@@ -20,8 +20,9 @@ struct GdtEntry {
 
 class GuestCpu {
  public:
-  /// `data` as for HostCpu; `features` are those that both processors have. `tiny_data`: kTinyData is mapped.
-  GuestCpu(std::span<const std::uint8_t> data, const cpu::FeatureSet& features, bool tiny_data);
+  /// `data` as for HostCpu; `features` are those that both processors have. `tiny_data`: kTinyData is mapped. `jit`: what
+  /// can be translated is, where the host lets it (HUSK_CHECKed).
+  GuestCpu(std::span<const std::uint8_t> data, const cpu::FeatureSet& features, bool tiny_data, bool jit = false);
 
   /// Runs a test whose rip is set. `cached`: through the block cache, else decoded for this time only.
   void run(const Test& test, bool cached, Outcome& out);
@@ -73,6 +74,7 @@ class GuestCpu {
   cpu::CpuModel model_;
   FirstException first_;
   std::unique_ptr<cpu::interp::Core> core_;
+  std::unique_ptr<cpu::interp::CodeEngine> engine_;
   std::uint64_t next_table_ = 0;
 };
 

@@ -4,6 +4,9 @@
 #include <algorithm>
 
 #include "cpu/interp/core.h"
+#if HUSK_HAVE_JIT
+#include "cpu/jit/engine.h"
+#endif
 
 namespace husk::accel {
 
@@ -61,7 +64,7 @@ class SoftVcpu final : public Vcpu {
   SoftVcpu(SoftAccel& accel, VcpuDeps deps)
       : accel_(accel),
         core_({deps.index, deps.model, accel.deps_.memory, accel.deps_.io, deps.interrupts, accel.deps_.clock,
-               accel.deps_.log, deps.model.tsc_hz}) {
+               accel.deps_.log, deps.model.tsc_hz, std::move(deps.floating_point_error)}) {
     core_.on_wake([this] { wake(); });
     core_.on_code_page([this](const std::uint8_t* page) {
       for (SoftVcpu* other : accel_.vcpus_)
@@ -73,6 +76,16 @@ class SoftVcpu final : public Vcpu {
   ~SoftVcpu() override {
     const std::lock_guard lock(accel_.vcpus_mutex_);
     std::erase(accel_.vcpus_, this);
+  }
+
+  Status start_jit() {
+#if HUSK_HAVE_JIT
+    engine_ = HUSK_TRY(cpu::jit::Engine::create(core_));
+    core_.set_engine(engine_.get());
+    return {};
+#else
+    return fail("the JIT is for x86-64 hosts; use accel=interp");
+#endif
   }
 
   Exit run() override {
@@ -158,6 +171,7 @@ class SoftVcpu final : public Vcpu {
 
   SoftAccel& accel_;
   interp::Core core_;
+  std::unique_ptr<interp::CodeEngine> engine_;
   std::unique_ptr<TraceAdapter> adapter_;
   std::mutex sleep_mutex_;
   std::condition_variable awake_;
@@ -190,7 +204,11 @@ SoftAccel::~SoftAccel() {
   for (mem::RamRegion* region : regions_) region->set_listener({});
 }
 
-Result<std::unique_ptr<Vcpu>> SoftAccel::create_vcpu(VcpuDeps deps) { return std::make_unique<SoftVcpu>(*this, deps); }
+Result<std::unique_ptr<Vcpu>> SoftAccel::create_vcpu(VcpuDeps deps) {
+  auto vcpu = std::make_unique<SoftVcpu>(*this, deps);
+  if (deps_.engine == SoftEngine::jit) HUSK_TRY(vcpu->start_jit());
+  return vcpu;
+}
 
 Status SoftAccel::add_ram(mem::RamRegion& region) {
   regions_.push_back(&region);

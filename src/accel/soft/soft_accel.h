@@ -10,23 +10,31 @@
 
 namespace husk::accel {
 
+/// What executes guest instructions.
+enum class SoftEngine : std::uint8_t {
+  interpreter,  ///< on any host
+  jit,          ///< on x86-64 hosts: cpu/jit
+};
+
 struct SoftAccelDeps {
   mem::AddressSpace& memory;
   mem::AddressSpace& io;
   const core::Clock& clock;
   Log& log;
+  SoftEngine engine = SoftEngine::interpreter;
 };
 
 class SoftVcpu;
 
-/// Runs CPUs by the interpreter. Each has a thread of its own as with any accelerator, but they take turns: one runs at
-/// a time, so that memory ordering and code invalidation between them are exact without further care.
+/// Runs CPUs by husk's own interpreter or JIT. Each has a thread of its own as with any accelerator. Under the
+/// interpreter they take turns: one runs at a time, so that memory ordering and code invalidation between them are exact
+/// without further care.
 class SoftAccel final : public Accelerator {
  public:
   explicit SoftAccel(SoftAccelDeps deps);
   ~SoftAccel() override;
 
-  std::string_view name() const override { return "interp"; }
+  std::string_view name() const override { return deps_.engine == SoftEngine::jit ? "jit" : "interp"; }
   Result<std::unique_ptr<Vcpu>> create_vcpu(VcpuDeps deps) override;
   Status add_ram(mem::RamRegion& region) override;
   void set_a20(bool open) override;

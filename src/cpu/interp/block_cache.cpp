@@ -6,15 +6,7 @@
 #include "base/bits.h"
 
 namespace husk::cpu::interp {
-namespace {
-constexpr unsigned kGranule = 64;
-/// Granules that [offset, offset+length) of a page touches; length is at least 1 and stays in the page.
-std::uint64_t granules_of(std::uint64_t offset, std::uint64_t length) {
-  const auto first = static_cast<unsigned>(offset % mem::kPageSize / kGranule);
-  const auto last = static_cast<unsigned>((offset % mem::kPageSize + length - 1) / kGranule);
-  return mask_of(last - first + 1, first);
-}
-}  // namespace
+using mem::granules_of;
 
 Block* BlockCache::add(mem::RamRegion& ram, const std::uint8_t* code, std::uint32_t key, unsigned bytes,
                        const Insn* insns, unsigned count) {

@@ -162,7 +162,9 @@ RunExit Core::run(std::uint64_t max_instructions) {
       if (run_carefully(exit)) return exit;
       continue;
     }
-    if (run_block() == Flow::fault) [[unlikely]] {
+    // Breakpoints and instruction traces want to see every block.
+    const bool translated = engine_ && debug.breakpoints.empty() && !(trace_mask & TraceSink::kExec);
+    if ((translated ? engine_->run(*this) : run_block()) == Flow::fault) [[unlikely]] {
       deliver(fault_);
       leave_block_ = true;
     }
@@ -290,10 +292,16 @@ bool Core::fetch_page(std::uint64_t linear, const ExecEntry*& entry) {
       entry = nullptr;
       return true;
     }
-    slot = {tag, target.ram, target.offset};
+    slot = {tag, target.ram, target.offset, t.global};
   }
   entry = &slot;
   return true;
+}
+
+void Core::mark_code_page(mem::RamRegion& ram, std::uint64_t page_offset) {
+  ram.set_page_flags(page_offset, mem::RamRegion::kHasCode);
+  drop_write_access(ram.data() + page_offset);
+  if (code_page_marked_) code_page_marked_(ram.data() + page_offset);
 }
 
 Flow Core::run_block() {
@@ -312,11 +320,7 @@ Flow Core::run_block() {
     // The flag goes up before the bytes are read, so that a write in between is noticed.
     mem::RamRegion& ram = *entry->ram;
     const std::uint64_t page_offset = entry->offset;
-    if (!blocks_->holds_page(ram.data() + page_offset)) {
-      ram.set_page_flags(page_offset, mem::RamRegion::kHasCode);
-      drop_write_access(ram.data() + page_offset);
-      if (code_page_marked_) code_page_marked_(ram.data() + page_offset);
-    }
+    if (!blocks_->holds_page(ram.data() + page_offset)) mark_code_page(ram, page_offset);
     while (count < BlockCache::kMaxInsns && bytes < room) {
       Insn& insn = insns[count];
       insn = Insn{};

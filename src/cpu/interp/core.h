@@ -22,6 +22,11 @@
 #include "cpu/state.h"
 #include "mem/address_space.h"
 
+namespace husk::cpu::jit {
+class Engine;
+class Translator;
+}  // namespace husk::cpu::jit
+
 namespace husk::cpu::interp {
 
 /// Exception vectors (SDM vol. 3, table 6-1).
@@ -92,9 +97,9 @@ struct CoreDeps {
   const core::Clock& clock;
   Log& log;
   std::uint64_t tsc_hz = 1'000'000'000;
-  /// FERR#, pulled when an x87 exception is pending and CR0.NE is 0 (IRQ 13 of a PC); answers whether IGNNE# lets the CPU
-  /// go on. Without one the CPU goes on.
-  std::function<bool()> floating_point_error{};
+  /// FERR#, asserted when an x87 instruction waits, an exception is pending and CR0.NE is 0 (IRQ 13 of a PC); answers
+  /// whether IGNNE# lets the CPU go on. Not asserted: the exception is gone. Without one the CPU goes on.
+  std::function<bool(bool asserted)> floating_point_error{};
 };
 
 /// Why run() came back.
@@ -107,6 +112,21 @@ enum class RunExit : std::uint8_t {
 };
 
 class BlockCache;
+
+/// Runs guest code faster than handlers do, where it can: the JIT. Called on the CPU's own thread only.
+class CodeEngine {
+ public:
+  virtual ~CodeEngine() = default;
+  /// In place of one block: runs from the current CS:RIP on until something needs Core::run().
+  virtual Flow run(Core& core) = 0;
+  /// As Core::code_written(), for the engine's own code.
+  virtual bool code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) = 0;
+  /// Linear addresses mean something else now; global pages too unless `keep_global`.
+  virtual void space_changed(bool keep_global) = 0;
+  virtual void page_flushed(std::uint64_t linear) = 0;
+  /// Cached writability of one page of RAM, or of all (null), is no longer valid.
+  virtual void write_access_dropped(const std::uint8_t* host_page) = 0;
+};
 
 class Core final : public core::CpuPins {
  public:
@@ -140,6 +160,8 @@ class Core final : public core::CpuPins {
   bool attention_pending() const { return attention_.load(std::memory_order_acquire) != 0; }
   /// False while halted with nothing to wake it. Called by the CPU's own thread.
   bool runnable();
+  /// To be given before the first run(); outlives the core's runs.
+  void set_engine(CodeEngine* engine) { engine_ = engine; }
 
   // ---- architectural state: handlers use it directly ----
   CpuState s;
@@ -427,6 +449,8 @@ class Core final : public core::CpuPins {
 
  private:
   friend class BlockCache;
+  friend class jit::Engine;
+  friend class jit::Translator;
   friend struct SystemOps;  ///< system_ops.h: descriptors, far transfers, task switches, delivery, page walks
   struct TlbEntry {
     std::uint64_t read_tag, write_tag;
@@ -436,6 +460,7 @@ class Core final : public core::CpuPins {
     std::uint64_t tag;  ///< as in TlbEntry
     mem::RamRegion* ram;
     std::uint64_t offset;  ///< of the page in ram
+    bool global;           ///< holds in every address space
   };
   struct FastSegment {
     std::uint64_t base = 0;
@@ -481,6 +506,8 @@ class Core final : public core::CpuPins {
   /// The RAM page that code at `linear` is fetched from, null if it is not RAM. False: fault recorded.
   bool fetch_page(std::uint64_t linear, const ExecEntry*& entry);
   Flow run_block();
+  /// Sees to it that writes to a page are noticed before its bytes are decoded.
+  void mark_code_page(mem::RamRegion& ram, std::uint64_t page_offset);
   /// Executes one instruction with every debug check. True: run() must return `exit`.
   bool run_carefully(RunExit& exit);
   Flow execute_uncached();
@@ -540,6 +567,14 @@ class Core final : public core::CpuPins {
   std::array<std::array<TlbEntry, kTlbSize>, kMmuCount> tlb_{};
   std::array<std::array<ExecEntry, kTlbSize>, 2> exec_tlb_{};  ///< [user]
   std::unique_ptr<BlockCache> blocks_;
+  CodeEngine* engine_ = nullptr;
+  /// The engine's own data, at a fixed distance from the state above, so that its code reaches both through one register.
+  /// Not initialised here: untouched pages cost nothing without an engine.
+  static constexpr std::size_t kEngineBytes = std::size_t{192} << 10;
+  struct alignas(64) EngineArea {
+    EngineArea() {}  // NOLINT(modernize-use-equals-default): = default would fill with zeros
+    std::byte bytes[kEngineBytes];
+  } engine_area_;
 };
 
 /// Handlers by semantics and operand size (index 0..3 for 1, 2, 4, 8 bytes).

@@ -240,12 +240,14 @@ void Core::io_write(std::uint16_t port, unsigned size, std::uint64_t value) {
 
 bool Core::code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) {
   leave_block_ = true;
-  return blocks_->written(ram, offset, length);
+  const bool engine_done = !engine_ || engine_->code_written(ram, offset, length);
+  return blocks_->written(ram, offset, length) && engine_done;
 }
 
 void Core::drop_write_access() {
   for (auto& table : tlb_)
     for (TlbEntry& entry : table) entry.write_tag = kInvalidTag;
+  if (engine_) engine_->write_access_dropped(nullptr);
 }
 
 void Core::drop_write_access(const std::uint8_t* host_page) {
@@ -254,6 +256,7 @@ void Core::drop_write_access(const std::uint8_t* host_page) {
       if (entry.write_tag != kInvalidTag &&
           entry.addend + (entry.write_tag & ~std::uint64_t{0xFFF}) == reinterpret_cast<std::uintptr_t>(host_page))
         entry.write_tag = kInvalidTag;
+  if (engine_) engine_->write_access_dropped(host_page);
 }
 
 }  // namespace husk::cpu::interp

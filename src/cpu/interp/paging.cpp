@@ -34,6 +34,7 @@ void SystemOps::select_space(Core& core) {
     tag = core.next_space_tag_++;
   }
   core.pcid_ = tag;
+  if (core.engine_) core.engine_->space_changed(true);
 }
 
 void SystemOps::forget_space(Core& core, unsigned pcid) {
@@ -46,6 +47,7 @@ void Core::flush_tlb_all() {
   space_tags_.fill(0);
   walk_ram_ = nullptr;
   SystemOps::select_space(*this);
+  if (engine_) engine_->space_changed(false);
   leave_block_ = true;
 }
 
@@ -72,6 +74,7 @@ void Core::flush_tlb_page(std::uint64_t linear) {
   // INVLPG forgets every piece of a large page (SDM vol. 3, 4.10.4.1). 22 bits cover the 4 MiB pages of 32-bit paging.
   if (huge_seen_[(linear >> 30) & 511]) SystemOps::invalidate_large(*this, linear, 30);
   else if (large_seen_[(linear >> 21) & 1023]) SystemOps::invalidate_large(*this, linear, 22);
+  if (engine_) engine_->page_flushed(linear);
   leave_block_ = true;
 }
 

@@ -1,0 +1,137 @@
+// husk: memory for translated code, and which guest code it came from
+#include "cpu/jit/code_cache.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/bits.h"
+
+namespace husk::cpu::jit {
+
+Result<std::unique_ptr<CodeMemory>> CodeMemory::create(std::size_t size) {
+  const int fd = memfd_create("husk-code", MFD_CLOEXEC);
+  if (fd < 0) return fail("cannot create memory for translated code: {}", std::strerror(errno));
+  void* writable = MAP_FAILED;
+  void* running = MAP_FAILED;
+  if (ftruncate(fd, static_cast<off_t>(size)) == 0) {
+    writable = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    running = mmap(nullptr, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+  }
+  const int error = errno;
+  close(fd);
+  if (writable == MAP_FAILED || running == MAP_FAILED) {
+    if (writable != MAP_FAILED) munmap(writable, size);
+    if (running != MAP_FAILED) munmap(running, size);
+    return fail("cannot map {} bytes for translated code: {}", size, std::strerror(error));
+  }
+  return std::unique_ptr<CodeMemory>(
+      new CodeMemory(static_cast<std::uint8_t*>(writable), static_cast<std::uint8_t*>(running), size));
+}
+
+CodeMemory::~CodeMemory() {
+  munmap(const_cast<std::uint8_t*>(running(writable_)), size_);
+  munmap(writable_, size_);
+}
+
+CodeCache::CodeCache(std::unique_ptr<CodeMemory> memory) : memory_(std::move(memory)) {
+  hot_ = hot_begin_ = memory_->writable();
+  hot_end_ = cold_ = cold_begin_ = hot_ + memory_->size() / 2;
+  cold_end_ = memory_->writable() + memory_->size();
+}
+
+void CodeCache::keep_all() {
+  hot_begin_ = hot_;
+  cold_begin_ = cold_;
+}
+
+void CodeCache::clear() {
+  std::fill(buckets_.begin(), buckets_.end(), nullptr);
+  // kHasCode stays set on the pages: other CPUs may hold code of them. A later write finds nothing and clears it.
+  pages_.clear();
+  blocks_.clear();
+  memory_sites_.clear();
+  call_sites_.clear();
+  link_sites_.clear();
+  hot_ = hot_begin_;
+  cold_ = cold_begin_;
+}
+
+Block* CodeCache::add(mem::RamRegion& ram, const Block& made) {
+  const auto offset = static_cast<std::uint64_t>(made.code - ram.data());
+  const std::uint64_t page_offset = align_down(offset, mem::kPageSize);
+  Page& page = pages_.try_emplace(ram.data() + page_offset, Page{&ram, page_offset}).first->second;
+  page.granules |= mem::granules_of(offset, made.bytes) | made.looked_at;
+  Block& block = blocks_.emplace_back(made);
+  Block*& bucket = buckets_[bucket_of(block.code, block.key)];
+  block.next_in_bucket = bucket;
+  block.next_in_page = page.blocks;
+  return bucket = page.blocks = &block;
+}
+
+void CodeCache::point(LinkSite& site, const std::uint8_t* running_target) {
+  if (site.patch) {
+    const auto distance = static_cast<std::int32_t>(running_target - (memory_->running(site.patch) + 4));
+    // Aligned or not, one store: another CPU of this cache there is none, and this one is not in the middle of it.
+    std::memcpy(site.patch, &distance, sizeof distance);
+  } else {
+    std::memcpy(site.slot, &running_target, sizeof running_target);
+  }
+}
+
+void CodeCache::link(LinkSite& site, Block& target) {
+  if (site.target) unlink(site);
+  site.target = &target;
+  site.next = target.incoming;
+  target.incoming = &site;
+  point(site, target.entry);
+}
+
+void CodeCache::unlink(LinkSite& site) {
+  if (!site.target) return;
+  for (LinkSite** at = &site.target->incoming; *at; at = &(*at)->next)
+    if (*at == &site) {
+      *at = site.next;
+      break;
+    }
+  site.target = nullptr;
+  point(site, site.unlinked);
+}
+
+void CodeCache::remove(Block& block) {
+  for (Block** at = &buckets_[bucket_of(block.code, block.key)]; *at; at = &(*at)->next_in_bucket)
+    if (*at == &block) {
+      *at = block.next_in_bucket;
+      break;
+    }
+  while (block.incoming) unlink(*block.incoming);
+}
+
+bool CodeCache::written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length, unsigned& dropped) {
+  const auto found = pages_.find(ram.data() + align_down(offset, mem::kPageSize));
+  if (found == pages_.end()) return true;
+  Page& page = found->second;
+  const std::uint64_t granules = mem::granules_of(offset, length);
+  if (!(page.granules & granules)) return false;
+  page.granules = 0;
+  const std::uint64_t in_page = offset - page.offset;
+  for (Block** at = &page.blocks; *at;) {
+    Block* const block = *at;
+    const auto start = static_cast<std::uint64_t>(block->code - ram.data()) - page.offset;
+    if ((start < in_page + length && in_page < start + block->bytes) || (block->looked_at & granules)) {
+      remove(*block);
+      *at = block->next_in_page;
+      ++dropped;
+    } else {
+      page.granules |= mem::granules_of(start, block->bytes) | block->looked_at;
+      at = &block->next_in_page;
+    }
+  }
+  if (page.blocks) return false;
+  pages_.erase(found);
+  return true;
+}
+
+}  // namespace husk::cpu::jit

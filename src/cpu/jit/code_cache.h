@@ -1,0 +1,126 @@
+// husk: memory for translated code, and which guest code it came from
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "base/result.h"
+#include "cpu/insn.h"
+#include "cpu/jit/context.h"
+#include "mem/ram_region.h"
+
+namespace husk::cpu::jit {
+
+/// Translated code of a run of guest instructions inside one page of RAM.
+struct Block {
+  const std::uint8_t* code =
+      nullptr;  ///< host address of the first guest byte: identity of the code, whatever maps to it
+  const std::uint8_t* entry = nullptr;  ///< running address
+  std::uint32_t key = 0;
+  std::uint16_t bytes = 0;
+  std::uint64_t looked_at = 0;  ///< granules of the page whose bytes the translation relies on besides its own
+  Block* next_in_bucket = nullptr;
+  Block* next_in_page = nullptr;
+  LinkSite* incoming = nullptr;
+};
+
+/// An instruction that the interpreter's handler does from inside translated code.
+struct CallSite {
+  Insn insn;
+  std::uint16_t offset = 0;              ///< of the instruction in its page
+  const std::uint8_t* resume = nullptr;  ///< running address of what follows
+};
+
+/// Memory that can be written at one address and run at another, so that no page is both at once.
+class CodeMemory {
+ public:
+  static Result<std::unique_ptr<CodeMemory>> create(std::size_t size);
+  ~CodeMemory();
+  CodeMemory(const CodeMemory&) = delete;
+  CodeMemory& operator=(const CodeMemory&) = delete;
+
+  std::uint8_t* writable() { return writable_; }
+  std::size_t size() const { return size_; }
+  const std::uint8_t* running(const std::uint8_t* written) const { return written + to_running_; }
+
+ private:
+  CodeMemory(std::uint8_t* writable, std::uint8_t* running, std::size_t size)
+      : writable_(writable), size_(size), to_running_(running - writable) {}
+  std::uint8_t* writable_;
+  std::size_t size_;
+  std::ptrdiff_t to_running_;
+};
+
+/// Blocks by guest code and mode, the links between them, and the space for more. Nothing is freed singly: when the
+/// memory is used up everything goes at once.
+class CodeCache {
+ public:
+  explicit CodeCache(std::unique_ptr<CodeMemory> memory);
+
+  /// Room below which a translation is not begun: more than the largest block takes.
+  static constexpr std::size_t kReserve = std::size_t{64} << 10;
+
+  const std::uint8_t* running(const std::uint8_t* written) const { return memory_->running(written); }
+  std::uint8_t* hot() { return hot_; }
+  std::uint8_t* cold() { return cold_; }
+  void use(std::uint8_t* hot_end, std::uint8_t* cold_end) {
+    hot_ = hot_end;
+    cold_ = cold_end;
+  }
+  bool full() const { return hot_ + kReserve > hot_end_ || cold_ + kReserve > cold_end_; }
+  /// What was written so far stays for ever: the stubs.
+  void keep_all();
+  void clear();
+  std::size_t bytes_used() const {
+    return static_cast<std::size_t>(hot_ - memory_->writable()) + static_cast<std::size_t>(cold_ - hot_end_);
+  }
+
+  Block* find(const std::uint8_t* code, std::uint32_t key) const {
+    for (Block* block = buckets_[bucket_of(code, key)]; block; block = block->next_in_bucket)
+      if (block->code == code && block->key == key) return block;
+    return nullptr;
+  }
+  Block* add(mem::RamRegion& ram, const Block& made);
+  bool holds_page(const std::uint8_t* host_page) const { return pages_.contains(host_page); }
+  /// Drops the blocks of a page that overlap the written bytes; their incoming links ask anew. `dropped` counts them.
+  /// True if the page has none left.
+  bool written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length, unsigned& dropped);
+
+  MemorySite& new_memory_site() { return memory_sites_.emplace_back(); }
+  CallSite& new_call_site() { return call_sites_.emplace_back(); }
+  LinkSite& new_link_site() { return link_sites_.emplace_back(); }
+  void link(LinkSite& site, Block& target);
+  void unlink(LinkSite& site);
+  std::size_t blocks() const { return blocks_.size(); }
+
+ private:
+  static constexpr unsigned kBucketBits = 16;
+  struct Page {
+    mem::RamRegion* ram;
+    std::uint64_t offset;
+    std::uint64_t granules = 0;  ///< bit n: some block has bytes in [64n, 64n+64)
+    Block* blocks = nullptr;
+  };
+  static std::size_t bucket_of(const std::uint8_t* code, std::uint32_t key) {
+    const std::uint64_t mixed =
+        (reinterpret_cast<std::uintptr_t>(code) ^ (std::uint64_t{key} << 40)) * 0x9E3779B97F4A7C15;
+    return mixed >> (64 - kBucketBits);
+  }
+  void point(LinkSite& site, const std::uint8_t* running_target);
+  void remove(Block& block);
+
+  std::unique_ptr<CodeMemory> memory_;
+  std::uint8_t *hot_, *hot_begin_, *hot_end_;
+  std::uint8_t *cold_, *cold_begin_, *cold_end_;
+  std::vector<Block*> buckets_ = std::vector<Block*>(std::size_t{1} << kBucketBits);
+  std::unordered_map<const std::uint8_t*, Page> pages_;
+  std::deque<Block> blocks_;
+  std::deque<MemorySite> memory_sites_;
+  std::deque<CallSite> call_sites_;
+  std::deque<LinkSite> link_sites_;
+};
+
+}  // namespace husk::cpu::jit

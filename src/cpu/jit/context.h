@@ -1,0 +1,69 @@
+// husk: what translated code and the engine share, reached through the host's GS segment
+#pragma once
+
+#include <cstdint>
+
+namespace husk::cpu::jit {
+
+inline constexpr unsigned kDataSlots = 4096;
+inline constexpr unsigned kJumpBits = 11;
+inline constexpr unsigned kJumpEntries = 1u << kJumpBits;
+
+/// A translated page of one memory operand (or of a few that share the slot): linear ^ page is below the page's size
+/// if the operand is in it, and linear + addend is its host address.
+struct DataSlot {
+  std::uint64_t page;
+  std::uint64_t addend;
+};
+
+/// A guest address that was jumped to indirectly, and where its code is.
+struct JumpEntry {
+  std::uint64_t rip;
+  const std::uint8_t* host;
+};
+
+/// Lies inside the Core (Core::engine_area_).
+struct Context {
+  std::uint64_t flags;         ///< guest's arithmetic flags while they are not in the host's: AL = OF, AH as LAHF gives
+  std::uint64_t page_base;     ///< linear address of the page that the running code lies in
+  std::uint64_t rax, rcx;      ///< kept by stubs
+  std::uint64_t value;         ///< kept across the memory checks of one instruction
+  std::uint64_t borrowed;      ///< a host register lent to one instruction
+  std::uint64_t jump_target;   ///< guest address for the indirect-branch stub
+  const std::uint8_t* resume;  ///< where the stubs go on
+  std::uint64_t host_rsp;
+  std::uint64_t return_stack;        ///< host RSP when the return stack is empty
+  std::uint64_t stack_pointer;       ///< host RSP of the code that called a stub, and where it goes on
+  std::uint64_t return_stack_limit;  ///< below it the return stack is emptied
+  void* self;                        ///< the Core
+  std::uint32_t host_mxcsr;
+  std::uint8_t vectors_resident;  ///< XMM/YMM and MXCSR of the guest are in the host's
+  std::uint8_t reload_vectors;    ///< a stub is to make them resident before it goes on
+  DataSlot slots[kDataSlots];
+  JumpEntry jumps[3][kJumpEntries];  ///< by Core::MmuIndex
+};
+
+/// A memory operand, for the stub that its fast path falls back on. Its layout is known to the stubs.
+struct MemorySite {
+  const std::uint8_t* resume;  ///< in the fast path, behind the check
+  std::int32_t slot;           ///< of its DataSlot, from GS
+  std::int32_t tlb;            ///< of the TLB's table for this privilege, from GS
+  std::uint8_t last;           ///< bytes - 1
+  std::uint8_t align_mask;     ///< alignment that the instruction demands, less 1
+  std::uint16_t offset;        ///< of the instruction in its page
+  const std::uint8_t* after;   ///< behind the instruction, for when the interpreter did it
+};
+
+struct Block;
+
+/// A jump to code known by its place relative to the current page.
+struct LinkSite {
+  std::uint8_t* patch = nullptr;           ///< rel32 of the jump, for a target in the same page
+  std::uint8_t* slot = nullptr;            ///< 8-byte target of the jump through memory, for one in another page
+  const std::uint8_t* unlinked = nullptr;  ///< (running address) the code that asks for the link
+  std::int32_t offset = 0;                 ///< of the target in the page at page_base
+  Block* target = nullptr;
+  LinkSite* next = nullptr;  ///< of the target's incoming links
+};
+
+}  // namespace husk::cpu::jit

@@ -1,0 +1,359 @@
+// husk: translated control flow, stack and the few instructions that are neither copied nor called
+#include "cpu/jit/translator.h"
+#include "cpu/sem.h"
+
+namespace husk::cpu::jit {
+
+// ---- ends of blocks ----
+
+void Translator::emit_link(std::int64_t target, bool call) {
+  LinkSite& site = e_.cache_.new_link_site();
+  std::uint8_t* const ask = cold_.at;
+  site.unlinked = e_.cache_.running(ask);
+  if (target >= 0 && target < static_cast<std::int64_t>(mem::kPageSize)) {
+    site.offset = static_cast<std::int32_t>(target);
+    if (call)
+      hot_.call(ask);
+    else
+      hot_.jmp(ask);
+    site.patch = hot_.at - 4;
+    cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+    cold_.jmp(e_.stubs_.link_host);
+    return;
+  }
+  // Which code lies in the other page is known only as long as the mapping holds: the jump goes through memory that is
+  // reset with it. The address itself is relative, since the same page may be mapped elsewhere by another process.
+  const std::int64_t page = target & ~std::int64_t{0xFFF};
+  site.offset = static_cast<std::int32_t>(target & 0xFFF);
+  hot_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
+  hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(page)}, wide_);
+  hot_.store_gs(e_.gs(e_.context_.page_base), kHostR11);
+  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+  cold_.jmp(e_.stubs_.link_host);
+  while (reinterpret_cast<std::uintptr_t>(cold_.at) % 8) cold_.byte(0xCC);
+  site.slot = cold_.at;
+  cold_.qword(reinterpret_cast<std::uintptr_t>(site.unlinked));
+  hot_.byte(0xFF);  // jmp or call [rip + slot]
+  hot_.byte(call ? 0x15 : 0x25);
+  hot_.dword(0);
+  Emitter::set_relative(hot_.at - 4, site.slot);
+}
+
+void Translator::emit_attention_check(std::int64_t target) {
+  hot_.cmp_gs_imm8(e_.gs(core_.attention_), 0);
+  hot_.jcc(kNotZero, cold_.at);
+  cold_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
+  cold_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(target)}, wide_);
+  cold_.store_gs(e_.gs(core_.s.rip), kHostR11);
+  cold_.jmp(flags_ == Flags::spilled ? e_.stubs_.exit_spilled : e_.stubs_.exit_host);
+}
+
+void Translator::emit_exit(std::int64_t target, std::uint16_t live) {
+  // Interrupts are taken at the back edges: no loop is without one.
+  if (target < static_cast<std::int64_t>(end_)) {
+    free_flags(live);
+    emit_attention_check(target);
+  }
+  if (live) want_flags();
+  emit_link(target, false);
+}
+
+void Translator::emit_jcc(const Item& item) {
+  const auto condition = static_cast<unsigned>(item.insn.imm2 & 15);
+  const std::int64_t behind = end_;
+  const std::int64_t target = behind + static_cast<std::int64_t>(item.insn.imm);
+  want_flags();
+  std::uint8_t* const not_taken = hot_.jcc_forward(condition ^ 1);
+  emit_exit(target, flags_wanted(target));
+  hot_.bind(not_taken);
+  flags_ = Flags::host;
+  emit_exit(behind, flags_wanted(behind));
+}
+
+void Translator::emit_loop(const Item& item) {
+  const Insn& insn = item.insn;
+  const bool is_loop = e_.plans_[insn.form].way == Way::loop;
+  const bool wide = insn.addr_size == 8;
+  const std::int64_t behind = end_;
+  const std::int64_t target = behind + static_cast<std::int64_t>(insn.imm);
+  if (item.live_in) want_flags();
+  if (is_loop) hot_.lea(kHostRcx, {kHostRcx, HostAddress::kNone, 0, -1}, wide);
+  // jrcxz has a short displacement only: over a jump.
+  if (!wide) hot_.byte(0x67);
+  hot_.byte(0xE3);
+  hot_.byte(5);
+  std::uint8_t* const not_zero = hot_.jmp_forward();
+  const Flags before = flags_;
+  emit_exit(is_loop ? behind : target, item.live_out);
+  hot_.bind(not_zero);
+  flags_ = before;
+  emit_exit(is_loop ? target : behind, item.live_out);
+}
+
+// ---- calls and returns ----
+
+// A guest call is a host call, so that the host predicts the return. Beside the host's return address lies the guest's:
+// RET compares it with what the guest's stack says, and only if they agree returns the host's way. A mark of the mode
+// is added, so that the return of another mode does not agree.
+
+void Translator::emit_near_call(const Item& item, bool indirect) {
+  const Insn& insn = item.insn;
+  const std::int64_t behind = end_;
+  const std::int64_t target = behind + static_cast<std::int64_t>(insn.imm);
+  const std::int32_t value = e_.gs(e_.context_.value);
+  free_flags(item.live_in);
+  hot_.gs(0x3B, kHostRsp, e_.gs(e_.context_.return_stack_limit));
+  hot_.jcc(kBelow, cold_.at);
+  cold_.load_gs(kHostRsp, e_.gs(e_.context_.return_stack));
+  // Endless recursion is a loop without a back edge.
+  cold_.cmp_gs_imm8(e_.gs(core_.attention_), 0);
+  cold_.jcc(kZero, hot_.at);
+  cold_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
+  cold_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, item.offset}, wide_);
+  cold_.store_gs(e_.gs(core_.s.rip), kHostR11);
+  cold_.jmp(flags_ == Flags::spilled ? e_.stubs_.exit_spilled : e_.stubs_.exit_host);
+
+  if (indirect) {
+    if (insn.memory) {
+      emit_address(insn, end_);
+      emit_check(item, word_, false);
+      hot_.rm(0x8B, kHostR10, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+    } else {
+      hot_.mov(kHostR10, value_of(insn.rm, kHostR10), wide_);
+    }
+    if (wide_) {
+      // #GP for a target that is not canonical (in 48 bits: with more, the interpreter looks again)
+      hot_.mov(kHostR11, kHostR10);
+      hot_.shift_imm(4, kHostR11, 16);
+      hot_.shift_imm(7, kHostR11, 16);
+      hot_.rr(0x3B, kHostR11, kHostR10);
+      hot_.jcc(kNotZero, cold_slow(item));
+    }
+    hot_.store_gs(value, kHostR10);
+  }
+  hot_.lea(kHostR10, {kHostR15, HostAddress::kNone, 0, -static_cast<std::int32_t>(word_)}, wide_);
+  emit_check(item, word_, true);
+  hot_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
+  hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(behind)}, wide_);
+  hot_.rm(0x89, kHostR11, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+  hot_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, -static_cast<std::int32_t>(word_)}, wide_);
+  if (indirect) hot_.load_gs(kHostR10, value);
+  hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, return_mark_});
+  hot_.push(kHostR11);
+  if (indirect) {
+    // The shared look-up restores spilled flags. Those that nobody wants may be anything.
+    hot_.call(e_.stubs_.indirect[core_.mmu_index_]);
+  } else {
+    if (item.live_out) want_flags();
+    emit_link(target, true);
+  }
+  // Here RET arrives, with the guest's flags spilled.
+  hot_.lea(kHostRsp, {kHostRsp, HostAddress::kNone, 0, 8});
+  flags_ = Flags::spilled;
+  const std::uint16_t live = flags_wanted(behind);
+  if (live) want_flags();
+  emit_link(behind, false);
+  // The interpreter does the whole call, which ends the block.
+  for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = nullptr;
+  open_count_ = 0;
+}
+
+void Translator::emit_jump_indirect(const Item& item) {
+  const Insn& insn = item.insn;
+  free_flags(item.live_in);
+  if (insn.memory) {
+    emit_address(insn, end_);
+    emit_check(item, word_, false);
+    hot_.rm(0x8B, kHostR10, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+  } else {
+    hot_.mov(kHostR10, value_of(insn.rm, kHostR10), wide_);
+  }
+  if (wide_) {
+    hot_.mov(kHostR11, kHostR10);
+    hot_.shift_imm(4, kHostR11, 16);
+    hot_.shift_imm(7, kHostR11, 16);
+    hot_.rr(0x3B, kHostR11, kHostR10);
+    hot_.jcc(kNotZero, cold_slow(item));
+  }
+  hot_.jmp(e_.stubs_.indirect[core_.mmu_index_]);
+  for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = nullptr;
+  open_count_ = 0;
+}
+
+void Translator::emit_return(const Item& item) {
+  const Insn& insn = item.insn;
+  const auto release =
+      static_cast<std::int32_t>(word_ + (forms()[insn.form].sem == Sem::ret_i ? insn.imm & 0xFFFF : 0));
+  free_flags(item.live_in);
+  hot_.mov(kHostR10, kHostR15, wide_);
+  emit_check(item, word_, false);
+  hot_.rm(0x8B, kHostR10, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+  hot_.lea(kHostR11, {kHostR10, HostAddress::kNone, 0, return_mark_});
+  hot_.rm(0x3B, kHostR11, {kHostRsp, HostAddress::kNone, 0, 8});
+  std::uint8_t* const slow = wide_ ? cold_slow(item) : nullptr;
+  hot_.jcc(kNotZero, cold_.at);
+  if (wide_) {
+    cold_.mov(kHostR11, kHostR10);
+    cold_.shift_imm(4, kHostR11, 16);
+    cold_.shift_imm(7, kHostR11, 16);
+    cold_.rr(0x3B, kHostR11, kHostR10);
+    cold_.jcc(kNotZero, slow);
+  }
+  cold_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, release}, wide_);
+  cold_.load_gs(kHostRsp, e_.gs(e_.context_.return_stack));
+  cold_.jmp(e_.stubs_.indirect[core_.mmu_index_]);
+
+  hot_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, release}, wide_);
+  hot_.mov(kHostR11, kHostR10);
+  hot_.alu_imm(4, kHostR11, -4096);
+  hot_.store_gs(e_.gs(e_.context_.page_base), kHostR11);
+  hot_.ret();
+  for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = nullptr;
+  open_count_ = 0;
+}
+
+// ---- stack ----
+
+void Translator::emit_push(const Item& item, const FormPlan& plan) {
+  const Insn& insn = item.insn;
+  const HostAddress stored{kHostR10, HostAddress::kNone, 0, 0};
+  free_flags(item.live_in);
+  const bool from_memory = plan.way == Way::push_rm && insn.memory;
+  if (from_memory) {
+    emit_address(insn, item.offset + insn.length);
+    emit_check(item, word_, false);
+    hot_.rm(0x8B, kHostR10, stored, wide_);
+    hot_.store_gs(e_.gs(e_.context_.value), kHostR10);
+  }
+  const auto below = -static_cast<std::int32_t>(word_);
+  hot_.lea(kHostR10, {kHostR15, HostAddress::kNone, 0, below}, wide_);
+  emit_check(item, word_, true);
+  if (plan.way == Way::push_imm) {
+    hot_.rex_opcode(wide_, 0, 0, kHostR10, 0xC7);
+    hot_.modrm_memory(0, stored);
+    hot_.dword(static_cast<std::uint32_t>(insn.imm));
+  } else if (from_memory) {
+    hot_.load_gs(kHostR11, e_.gs(e_.context_.value));
+    hot_.rm(0x89, kHostR11, stored, wide_);
+  } else {
+    hot_.rm(0x89, value_of(plan.way == Way::push_rm ? insn.rm : insn.reg, kHostR11), stored, wide_);
+  }
+  hot_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, below}, wide_);
+  close_sites();
+}
+
+void Translator::emit_pop(const Item& item, const FormPlan& plan) {
+  const unsigned guest = plan.way == Way::pop_rm ? item.insn.rm : item.insn.reg;
+  free_flags(item.live_in);
+  hot_.mov(kHostR10, kHostR15, wide_);
+  emit_check(item, word_, false);
+  // POP RSP ends with the value read: the increment comes first.
+  hot_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, static_cast<std::int32_t>(word_)}, wide_);
+  const unsigned to = homeless(guest) ? unsigned{kHostR11} : home(guest);
+  hot_.rm(0x8B, to, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+  if (homeless(guest)) hot_.store_gs(gpr_gs(guest), to);
+  close_sites();
+}
+
+void Translator::emit_leave(const Item& item) {
+  free_flags(item.live_in);
+  hot_.mov(kHostR10, kHostRbp, wide_);
+  emit_check(item, word_, false);
+  hot_.lea(kHostR15, {kHostRbp, HostAddress::kNone, 0, static_cast<std::int32_t>(word_)}, wide_);
+  hot_.rm(0x8B, kHostRbp, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+  close_sites();
+}
+
+// ---- others ----
+
+void Translator::emit_stack_and_data(const Item& item, const FormPlan& plan) {
+  const Insn& insn = item.insn;
+  if (plan.way == Way::inc_dec_short) {
+    // Only outside 64-bit mode, so no homeless registers. CF stays.
+    if (item.live_in & kCF) want_flags();
+    if (insn.op_size == 2) hot_.byte(0x66);
+    hot_.rr(0xFF, forms()[insn.form].sem == Sem::dec_z ? 1 : 0, home(insn.reg), false);
+    flags_ = Flags::host;
+    return;
+  }
+  if (plan.way == Way::lea) {
+    Insn address = insn;
+    address.segment = kDs;  // LEA adds no segment base
+    emit_address(address, item.offset + insn.length);
+    if (insn.op_size == 2) {
+      const unsigned to = value_of(insn.reg, kHostR11);
+      hot_.byte(0x66);
+      hot_.rr(0x8B, to, kHostR10, false);
+      if (homeless(insn.reg)) hot_.store_gs(gpr_gs(insn.reg), to);
+    } else if (homeless(insn.reg)) {
+      if (insn.op_size == 4) hot_.mov(kHostR10, kHostR10, false);
+      hot_.store_gs(gpr_gs(insn.reg), kHostR10);
+    } else {
+      hot_.mov(home(insn.reg), kHostR10, insn.op_size == 8);
+    }
+    return;
+  }
+  const bool store = plan.way == Way::move_moffs_store;
+  free_flags(item.live_in);
+  hot_.mov_imm(kHostR10, insn.addr_size == 8 ? insn.imm : static_cast<std::uint32_t>(insn.imm));
+  if (insn.segment >= kFs) {
+    hot_.load_gs(kHostR11, e_.gs(core_.s.seg[insn.segment].base), wide_);
+    hot_.lea(kHostR10, {kHostR10, kHostR11, 0, 0}, wide_);
+  }
+  emit_check(item, insn.op_size, store);
+  if (insn.op_size == 2) hot_.byte(0x66);
+  const std::uint32_t opcode = (store ? 0x88u : 0x8Au) | (insn.op_size > 1 ? 1u : 0u);
+  hot_.rm(opcode, kHostRax, {kHostR10, HostAddress::kNone, 0, 0}, insn.op_size == 8);
+  close_sites();
+}
+
+void Translator::emit_divide(const Item& item, bool is_signed) {
+  const Insn& insn = item.insn;
+  const bool wide = insn.op_size == 8;
+  free_flags(item.live_in);
+  unsigned divisor = kHostR11;
+  if (insn.memory) {
+    emit_address(insn, item.offset + insn.length);
+    emit_check(item, insn.op_size, false);
+    hot_.rm(0x8B, kHostR11, {kHostR10, HostAddress::kNone, 0, 0}, wide);
+  } else {
+    divisor = value_of(insn.rm, kHostR11);
+  }
+  std::uint8_t* const slow = cold_slow(item);
+  if (is_signed) {
+    // What certainly fits: a dividend that is a sign-extended rAX, by neither 0 nor -1. The rest is for the
+    // interpreter.
+    hot_.mov(kHostR10, kHostRax, wide);
+    hot_.shift_imm(7, kHostR10, wide ? 63 : 31, wide);
+    hot_.rr(0x3B, kHostR10, kHostRdx, wide);
+    hot_.jcc(kNotZero, slow);
+    hot_.lea(kHostR10, {static_cast<std::uint8_t>(divisor), HostAddress::kNone, 0, 1}, wide);
+    hot_.alu_imm(7, kHostR10, 1, wide);
+    hot_.jcc(kBelowOrEqual, slow);
+  } else {
+    // The quotient fits exactly if the dividend's upper half is below the divisor, which excludes 0.
+    hot_.rr(0x3B, kHostRdx, divisor, wide);
+    hot_.jcc(kAboveOrEqual, slow);
+  }
+  hot_.rr(0xF7, is_signed ? 7 : 6, divisor, wide);
+  flags_ = Flags::host;
+  close_sites();
+}
+
+void Translator::emit_interrupt_flag(const Item& item, bool set) {
+  const std::int32_t rflags = e_.gs(core_.s.rflags);
+  free_flags(item.live_in);
+  if (set) {
+    // With an interrupt waiting the shadow after STI matters; without one nothing can tell.
+    hot_.cmp_gs_byte(e_.gs(core_.interrupt_waiting_), 0);
+    hot_.jcc(kNotZero, cold_slow(item));
+    hot_.gs(0x81, 1, rflags, false);  // or
+    hot_.dword(kIF);
+  } else {
+    hot_.gs(0x81, 4, rflags, false);  // and
+    hot_.dword(~std::uint32_t{kIF});
+  }
+  close_sites();
+}
+
+}  // namespace husk::cpu::jit

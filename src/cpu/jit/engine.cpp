@@ -1,0 +1,324 @@
+// husk: the JIT of one vCPU: what translated code asks for
+#include "cpu/jit/engine.h"
+
+#include <sys/auxv.h>
+#include <sys/random.h>
+
+#include <chrono>
+#include <new>
+
+#include "base/bits.h"
+#include "base/check.h"
+#include "cpu/jit/translator.h"
+
+namespace husk::cpu::jit {
+
+using interp::Core;
+
+namespace {
+/// LAHF's layout in AH, SETO's in AL.
+std::uint64_t spilled_form(std::uint64_t rflags) {
+  return ((rflags & (kSF | kZF | kAF | kPF | kCF)) | 2) << 8 | ((rflags & kOF) ? 1 : 0);
+}
+std::uint64_t rflags_form(std::uint64_t spilled) {
+  return ((spilled >> 8) & (kSF | kZF | kAF | kPF | kCF)) | ((spilled & 1) ? std::uint64_t{kOF} : 0);
+}
+constexpr std::uint32_t kAllMasked = 0x1F80;  ///< of MXCSR
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::create(Core& core, std::size_t code_bytes) {
+  constexpr unsigned long kHwcap2Fsgsbase = 2;
+  if (!(getauxval(AT_HWCAP2) & kHwcap2Fsgsbase))
+    return fail("the JIT needs WRGSBASE, which this kernel or CPU does not let programs use; run with accel=interp");
+  return std::unique_ptr<Engine>(new Engine(core, HUSK_TRY(CodeMemory::create(code_bytes))));
+}
+
+Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory)
+    : core_(core),
+      context_(*new(core.engine_area_.bytes) Context{}),
+      cache_(std::move(memory)),
+      plans_(make_plans(core.model)),
+      dummy_(std::make_unique<std::uint8_t[]>(2 * mem::kPageSize)),
+      host_bmi2_(host_has(Feature::bmi2)),
+      host_avx_(host_has(Feature::avx)) {
+  static_assert(sizeof(Context) <= Core::kEngineBytes);
+  // A non-canonical page that the guest cannot know: see emit_check() of the translator.
+  std::uint64_t random = 0;
+  HUSK_CHECK(getrandom(&random, sizeof random, 0) == sizeof random);
+  invalid_page_ = (random & 0x003F'FFFF'FFFF'F000) | 0x4000'0000'0000'0000;
+  context_.self = &core;
+  make_stubs();
+  cache_.keep_all();
+  reset_slots();
+  reset_jumps(false);
+}
+
+Engine::~Engine() { core_.set_engine(nullptr); }
+
+DataSlot Engine::empty_slot() const {
+  // linear + addend lies in dummy_, should a guest ever hit upon the page.
+  return {invalid_page_, align_up(reinterpret_cast<std::uintptr_t>(dummy_.get()), mem::kPageSize) - invalid_page_};
+}
+
+void Engine::reset_slots() { std::fill(std::begin(context_.slots), std::end(context_.slots), empty_slot()); }
+
+DataSlot& Engine::next_slot(unsigned mmu_index, bool write) {
+  // Those of loads and stores and of each privilege are apart: what one may reach is not for the others.
+  struct Share {
+    unsigned first, count;
+  };
+  static constexpr Share kShares[3][2] = {
+      {{0, 1024}, {1024, 768}}, {{1792, 1024}, {2816, 768}}, {{3584, 256}, {3840, 256}}};
+  const Share& share = kShares[mmu_index][write];
+  return context_.slots[share.first + next_slot_[mmu_index][write]++ % share.count];
+}
+
+void Engine::reset_jumps(bool keep_global) {
+  mapping_changed_ = true;
+  const auto unlink = [this](std::vector<LinkSite*>& sites) {
+    for (LinkSite* site : sites) cache_.unlink(*site);
+    sites.clear();
+  };
+  unlink(far_links_local_);
+  const JumpEntry none{invalid_page_, nullptr};
+  std::fill(std::begin(context_.jumps[0]), std::end(context_.jumps[0]), none);
+  if (keep_global) return;
+  unlink(far_links_);
+  for (auto& table : {1, 2}) std::fill(std::begin(context_.jumps[table]), std::end(context_.jumps[table]), none);
+  std::fill(executable_.begin(), executable_.end(), false);
+}
+
+void Engine::space_changed(bool keep_global) {
+  reset_slots();
+  reset_jumps(keep_global);
+}
+
+void Engine::page_flushed(std::uint64_t linear) {
+  const std::uint64_t page = align_down(linear, mem::kPageSize);
+  if (core_.huge_seen_[(linear >> 30) & 511] || core_.large_seen_[(linear >> 21) & 1023]) {
+    space_changed(false);
+    return;
+  }
+  for (DataSlot& slot : context_.slots)
+    if (slot.page == page) slot = empty_slot();
+  if (executable_[(linear >> 12) % executable_.size()]) reset_jumps(false);
+}
+
+void Engine::write_access_dropped(const std::uint8_t* host_page) {
+  if (!host_page) {
+    reset_slots();
+    return;
+  }
+  // Loads through the page's slots are as good as before, but nobody knows which slots are those.
+  const auto host = reinterpret_cast<std::uintptr_t>(host_page);
+  for (DataSlot& slot : context_.slots)
+    if (slot.page + slot.addend == host) slot = empty_slot();
+}
+
+bool Engine::code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) {
+  unsigned dropped = 0;
+  const bool none_left = cache_.written(ram, offset, length, dropped);
+  if (dropped) {
+    statistics_.dropped += dropped;
+    code_dropped_ = true;
+    const JumpEntry none{invalid_page_, nullptr};
+    for (auto& table : context_.jumps) std::fill(std::begin(table), std::end(table), none);
+  }
+  return none_left;
+}
+
+std::uint32_t Engine::key() const {
+  std::uint32_t key = core_.block_key_ | static_cast<std::uint32_t>(core_.mmu_index_) << 9;
+  key |= static_cast<std::uint32_t>((core_.s.mxcsr & kAllMasked) == kAllMasked) << 11;
+  // 32-bit code: FS and GS that reach everywhere.
+  key |= static_cast<std::uint32_t>(core_.fast_[kFs].write_end > 0xFFFFFFFF) << 12;
+  key |= static_cast<std::uint32_t>(core_.fast_[kGs].write_end > 0xFFFFFFFF) << 13;
+  return key;
+}
+
+bool Engine::translatable() const {
+  if (core_.watch_active_) return false;
+  if (core_.code64()) return core_.fast_[kDs].read_end != 0;  // 0: alignment checks are on
+  if (core_.code_size_ != CodeSize::bits32 || core_.stack_size_ != 4) return false;
+  for (const unsigned seg : {kEs, kSs, kDs})
+    if (core_.fast_[seg].base != 0 || core_.fast_[seg].read_end <= 0xFFFFFFFF ||
+        core_.fast_[seg].write_end <= 0xFFFFFFFF)
+      return false;
+  return core_.s.seg[kCs].base == 0 && core_.s.seg[kCs].limit == 0xFFFFFFFF && core_.fast_[kCs].read_end > 0xFFFFFFFF;
+}
+
+bool Engine::must_leave() const {
+  return core_.attention_.load(std::memory_order_acquire) != 0 || core_.s.activity != Activity::running ||
+         (core_.interrupt_waiting_ && (core_.s.rflags & kIF)) || (core_.s.nmi_pending && !core_.s.nmi_blocked) ||
+         core_.careful() || code_dropped_ || flush_wanted_;
+}
+
+void Engine::take_state() {
+  core_.s.rflags = (core_.s.rflags & ~std::uint64_t{kArithmeticFlags}) | rflags_form(context_.flags);
+}
+void Engine::give_state() { context_.flags = spilled_form(core_.s.rflags); }
+
+Block* Engine::find_block(bool& fault, bool& global) {
+  fault = false;
+  if (!translatable()) return nullptr;
+  const std::uint64_t linear = core_.code64() ? core_.s.rip : static_cast<std::uint32_t>(core_.s.rip);
+  const Core::ExecEntry* entry = nullptr;
+  if (!core_.fetch_page(linear, entry)) {
+    fault = true;
+    return nullptr;
+  }
+  if (!entry) return nullptr;
+  global = entry->global;
+  const std::uint8_t* const code = entry->ram->data() + entry->offset + (linear & 0xFFF);
+  context_.page_base = linear & ~std::uint64_t{0xFFF};
+  const std::uint32_t block_key = key();
+  if (Block* const block = cache_.find(code, block_key)) return block;
+  if (cache_.full()) {
+    flush_wanted_ = true;
+    return nullptr;
+  }
+  const auto start = std::chrono::steady_clock::now();
+  Block* const block =
+      Translator(*this).translate(*entry->ram, entry->offset, static_cast<unsigned>(linear & 0xFFF), block_key);
+  statistics_.translation_ns += static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
+  return block;
+}
+
+Flow Engine::run(Core& core) {
+  if (flush_wanted_) {
+    flush_wanted_ = false;
+    far_links_.clear();
+    far_links_local_.clear();
+    cache_.clear();
+    reset_jumps(false);
+    ++statistics_.flushes;
+  }
+  code_dropped_ = mapping_changed_ = false;
+  bool fault = false, global = false;
+  Block* const block = find_block(fault, global);
+  if (fault) return Flow::fault;
+  if (!block) return core.run_block();
+  ++statistics_.entries;
+  ++core.instructions_;
+  result_ = Flow::next;
+  core.leave_block_ = false;
+  give_state();
+  const auto enter = reinterpret_cast<void (*)(Core*, const std::uint8_t*)>(
+      reinterpret_cast<std::uintptr_t>(cache_.running(stubs_.enter)));
+  enter(&core, block->entry);
+  take_state();
+  return result_;
+}
+
+const std::uint8_t* Engine::leave(Flow flow) {
+  result_ = flow;
+  context_.reload_vectors = 0;
+  core_.leave_block_ = true;
+  give_state();
+  return cache_.running(stubs_.exit_spilled);
+}
+
+std::int32_t Engine::return_mark(std::uint32_t key) const {
+  const std::uint64_t mixed = (key ^ invalid_page_) * 0x9E3779B97F4A7C15;
+  return static_cast<std::int32_t>(mixed >> 34);
+}
+
+const std::uint8_t* Engine::dispatch() {
+  context_.reload_vectors = 0;
+  // The callers on the return stack may lie elsewhere now.
+  if (mapping_changed_) context_.stack_pointer = context_.return_stack;
+  if (single_block_ || must_leave()) return leave(Flow::next);
+  core_.leave_block_ = false;
+  mapping_changed_ = false;
+  bool fault = false, global = false;
+  Block* const block = find_block(fault, global);
+  if (fault) return leave(Flow::fault);
+  if (!block) return leave(Flow::next);
+  give_state();
+  return block->entry;
+}
+
+const std::uint8_t* Engine::after_instruction(Flow flow, unsigned length, const std::uint8_t* resume) {
+  if (flow == Flow::next) {
+    core_.s.rip += length;
+    if (!core_.code64()) core_.s.rip &= 0xFFFFFFFF;
+  }
+  if (flow == Flow::fault) return leave(Flow::fault);
+  if (flow != Flow::next || !resume || mapping_changed_ || must_leave()) return dispatch();
+  core_.leave_block_ = false;
+  give_state();
+  return resume;
+}
+
+const std::uint8_t* Engine::glue_call(Core* core, void* site_pointer) {
+  Engine& self = *static_cast<Engine*>(core->engine_);
+  const CallSite& site = *static_cast<const CallSite*>(site_pointer);
+  ++self.statistics_.calls;
+  self.take_state();
+  core->s.rip = self.context_.page_base + site.offset;
+  const std::uint32_t key = self.key();
+  const Flow flow = site.insn.handler(*core, site.insn);
+  // Code for another mode must not go on here.
+  return self.after_instruction(flow, site.insn.length, key == self.key() ? site.resume : nullptr);
+}
+
+const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
+  Engine& self = *static_cast<Engine*>(core->engine_);
+  const MemorySite& site = *static_cast<const MemorySite*>(site_pointer);
+  ++self.statistics_.slow_accesses;
+  self.take_state();
+  core->s.rip = self.context_.page_base + site.offset;
+  const Flow flow = core->execute_uncached();
+  return self.after_instruction(flow, 0, site.after);
+}
+
+const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
+  Engine& self = *static_cast<Engine*>(core->engine_);
+  LinkSite& site = *static_cast<LinkSite*>(site_pointer);
+  self.take_state();
+  core->s.rip = self.context_.page_base + static_cast<std::uint64_t>(static_cast<std::int64_t>(site.offset));
+  if (!core->code64()) core->s.rip &= 0xFFFFFFFF;
+  self.context_.reload_vectors = 0;
+  if (self.single_block_ || self.must_leave()) return self.leave(Flow::next);
+  bool fault = false, global = false;
+  Block* const block = self.find_block(fault, global);
+  if (fault) return self.leave(Flow::fault);
+  if (!block) return self.leave(Flow::next);
+  ++self.statistics_.links;
+  self.cache_.link(site, *block);
+  if (site.slot) {
+    (global && core->cpl_ == 0 ? self.far_links_ : self.far_links_local_).push_back(&site);
+    self.note_executable(core->s.rip);
+  }
+  self.give_state();
+  return block->entry;
+}
+
+const std::uint8_t* Engine::glue_indirect(Core* core, void*) {
+  Engine& self = *static_cast<Engine*>(core->engine_);
+  ++self.statistics_.lookups;
+  self.take_state();
+  const std::uint64_t rip = core->s.rip = self.context_.jump_target;
+  self.context_.reload_vectors = 0;
+  if (self.single_block_ || self.must_leave()) return self.leave(Flow::next);
+  bool fault = false, global = false;
+  Block* const block = self.find_block(fault, global);
+  if (fault) return self.leave(Flow::fault);
+  if (!block) return self.leave(Flow::next);
+  const unsigned table = core->mmu_index_;
+  if (self.jump_keys_[table] != block->key) {
+    self.jump_keys_[table] = block->key;
+    std::fill(std::begin(self.context_.jumps[table]), std::end(self.context_.jumps[table]),
+              JumpEntry{self.invalid_page_, nullptr});
+  }
+  if (core->cpl_ != 0 || global) {
+    const auto low = static_cast<std::uint32_t>(rip);
+    self.context_.jumps[table][(low >> kJumpBits ^ low) & (kJumpEntries - 1)] = {rip, block->entry};
+    self.note_executable(rip);
+  }
+  self.give_state();
+  return block->entry;
+}
+
+}  // namespace husk::cpu::jit

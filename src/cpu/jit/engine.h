@@ -1,0 +1,138 @@
+// husk: the JIT of one vCPU: runs translated code, and does what that code cannot do itself
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/result.h"
+#include "cpu/interp/core.h"
+#include "cpu/jit/code_cache.h"
+#include "cpu/jit/context.h"
+#include "cpu/jit/emitter.h"
+#include "cpu/jit/plan.h"
+
+namespace husk::cpu::jit {
+
+/// Figures of one vCPU's JIT since it was made.
+struct Statistics {
+  std::uint64_t blocks = 0;        ///< translated
+  std::uint64_t instructions = 0;  ///< translated
+  std::uint64_t translation_ns = 0;
+  std::uint64_t entries = 0;        ///< into translated code from the run loop
+  std::uint64_t calls = 0;          ///< handlers called from translated code
+  std::uint64_t slow_accesses = 0;  ///< instructions left to the interpreter for a memory access
+  std::uint64_t links = 0;          ///< direct jumps resolved
+  std::uint64_t lookups = 0;        ///< indirect jumps that missed the jump table
+  std::uint64_t flushes = 0;        ///< of the whole code cache
+  std::uint64_t dropped = 0;        ///< blocks dropped because their guest code was written
+};
+
+/// Same-ISA translator: guest x86 to the host's x86-64, see docs/jit.md.
+class Engine final : public interp::CodeEngine {
+ public:
+  /// Fails where the host cannot map executable memory or lets no program set its GS base. `code_bytes` is the size of
+  /// the code cache.
+  static Result<std::unique_ptr<Engine>> create(interp::Core& core, std::size_t code_bytes = kDefaultCodeBytes);
+  ~Engine() override;
+
+  Flow run(interp::Core& core) override;
+  bool code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) override;
+  void space_changed(bool keep_global) override;
+  void page_flushed(std::uint64_t linear) override;
+  void write_access_dropped(const std::uint8_t* host_page) override;
+
+  /// For tests: each run() ends with the block it began with.
+  void set_single_block(bool on) { single_block_ = on; }
+
+  const Statistics& statistics() const { return statistics_; }
+  std::size_t code_bytes() const { return cache_.bytes_used(); }
+  static constexpr std::size_t kDefaultCodeBytes = std::size_t{48} << 20;
+
+ private:
+  friend class Translator;
+  Engine(interp::Core& core, std::unique_ptr<CodeMemory> memory);
+
+  /// Addresses (written ones) of the shared pieces of code.
+  struct Stubs {
+    std::uint8_t* enter = nullptr;
+    std::uint8_t* exit_spilled = nullptr;  ///< leaves translated code; the flags are in Context::flags
+    std::uint8_t* exit_host = nullptr;     ///< the same; the flags are the host's
+    std::uint8_t* save_vectors = nullptr;
+    std::uint8_t* load_vectors = nullptr;  ///< called
+    std::uint8_t* need_vectors = nullptr;  ///< jumped to: R11 is the running address to go on at
+    std::uint8_t* load_miss = nullptr;     ///< R10 linear address, R11 MemorySite
+    std::uint8_t* store_miss = nullptr;
+    std::uint8_t* slow = nullptr;          ///< R11 MemorySite: the interpreter does the instruction
+    std::uint8_t* call_spilled = nullptr;  ///< R11 CallSite
+    std::uint8_t* call_host = nullptr;
+    std::uint8_t* link_host = nullptr;  ///< R11 LinkSite
+    std::uint8_t* indirect[3] = {};     ///< R10 guest address, flags spilled; by MMU index
+    std::uint8_t* base_return = nullptr;
+  };
+  using Glue = const std::uint8_t* (*)(interp::Core*, void*);
+
+  template <class T>
+  std::int32_t gs(const T& member) const {
+    return static_cast<std::int32_t>(reinterpret_cast<const std::uint8_t*>(&member) -
+                                     reinterpret_cast<const std::uint8_t*>(&core_));
+  }
+  void make_stubs();
+  void emit_spill_flags(Emitter& e) const;
+  void emit_restore_flags(Emitter& e, unsigned spare) const;
+  void emit_save_registers(Emitter& e) const;
+  void emit_load_registers(Emitter& e) const;
+  std::uint8_t* emit_trampoline(Emitter& e, Glue glue);
+  std::uint8_t* emit_miss(Emitter& e, bool write);
+  std::uint8_t* emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow);
+
+  static const std::uint8_t* glue_call(interp::Core* core, void* site);
+  static const std::uint8_t* glue_slow(interp::Core* core, void* site);
+  static const std::uint8_t* glue_link(interp::Core* core, void* site);
+  static const std::uint8_t* glue_indirect(interp::Core* core, void* site);
+
+  /// What a handler did is done: where to go on. `resume` is the next instruction's code;
+  /// null if that is of another mode.
+  const std::uint8_t* after_instruction(Flow flow, unsigned length, const std::uint8_t* resume);
+  /// The code for the current CS:RIP, or the exit.
+  const std::uint8_t* dispatch();
+  const std::uint8_t* leave(Flow flow);
+  /// Added to the guest addresses on the return stack, so that a RET in another mode does not take them for its own.
+  std::int32_t return_mark(std::uint32_t key) const;
+  /// Null: the interpreter is to go on (or, with fault_ set, an exception). The page's global bit goes to `global`.
+  Block* find_block(bool& fault, bool& global);
+  bool must_leave() const;
+  bool translatable() const;
+  std::uint32_t key() const;
+  void take_state();  ///< from translated code's form to CpuState's
+  void give_state();
+  void reset_jumps(bool keep_global);
+  void reset_slots();
+  DataSlot empty_slot() const;
+  /// For a new memory operand of that privilege; slots are shared in turn.
+  DataSlot& next_slot(unsigned mmu_index, bool write);
+  void note_executable(std::uint64_t linear) { executable_[(linear >> 12) % executable_.size()] = true; }
+
+  interp::Core& core_;
+  Context& context_;
+  CodeCache cache_;
+  std::vector<FormPlan> plans_;
+  Stubs stubs_;
+  Statistics statistics_;
+  Flow result_ = Flow::next;
+  bool code_dropped_ = false;     ///< since translated code was entered
+  bool mapping_changed_ = false;  ///< the running code may lie elsewhere now
+  bool flush_wanted_ = false;
+  bool single_block_ = false;
+  unsigned next_slot_[3][2] = {};
+  std::uint64_t invalid_page_ = 0;         ///< matches no address that a guest would guess
+  std::unique_ptr<std::uint8_t[]> dummy_;  ///< what an empty slot would reach
+  std::uint32_t jump_keys_[3] = {};
+  std::vector<LinkSite*> far_links_;                        ///< filled links to other pages
+  std::vector<LinkSite*> far_links_local_;                  ///< those of them that hold in this address space only
+  std::vector<bool> executable_ = std::vector<bool>(4096);  ///< [page modulo size]: the tables may know code there
+  bool host_bmi2_ = false;
+  bool host_avx_ = false;
+};
+
+}  // namespace husk::cpu::jit

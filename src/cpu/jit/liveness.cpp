@@ -1,0 +1,198 @@
+// husk: what the translator learns of a block before it writes code: its instructions, and the flags that matter
+#include <algorithm>
+
+#include "base/bits.h"
+#include "cpu/jit/translator.h"
+#include "cpu/sem.h"
+
+namespace husk::cpu::jit {
+namespace {
+
+constexpr std::uint16_t kAll = kArithmeticFlags;
+
+bool has_memory_site(const Insn& insn) { return insn.memory; }
+
+/// The count of a shift or rotate by an immediate, as the instruction cuts it.
+unsigned shift_count(const Insn& insn) { return static_cast<unsigned>(insn.imm) & (insn.op_size == 8 ? 63 : 31); }
+
+}  // namespace
+
+bool Translator::high_byte_conflict(const Insn& insn, const FormPlan& plan) const {
+  const bool reg_high = plan.byte_reg && (insn.reg & kHighByte);
+  const bool rm_high = plan.byte_rm && !insn.memory && ((plan.opcode_reg ? insn.reg : insn.rm) & kHighByte);
+  if (!reg_high && !rm_high) return false;
+  if (insn.memory) return !e_.host_bmi2_;
+  // AH and the like cannot be named beside a register that needs a REX prefix: guest RSP, which lives in R15.
+  const bool reg_rsp = plan.reg == Field::gpr && insn.reg == kRsp;
+  const bool rm_rsp = plan.rm == Field::gpr && insn.rm == kRsp;
+  return reg_rsp || rm_rsp;
+}
+
+bool Translator::handled_by_call(const Insn& insn) const {
+  const FormPlan& plan = e_.plans_[insn.form];
+  const Form& form = forms()[insn.form];
+  if (plan.way == Way::call) return true;
+  // Anything but the ordinary handler raises an exception that the mode or the CPU model asks for.
+  if (insn.handler != interp::handler_table().find(form.sem, insn.op_size)) return true;
+  if (has_memory_site(insn)) {
+    if (insn.addr_size == 2) return true;
+    if (!wide_ && insn.segment >= kFs && core_.fast_[insn.segment].write_end <= 0xFFFFFFFF) return true;
+    const std::int64_t displacement = std::int64_t{insn.disp} + 2 * 4096;
+    if (insn.base == kRipBase && displacement > INT32_MAX) return true;
+    const bool writes = plan.rm_written || plan.way == Way::move_moffs_store;
+    if (!wide_ && insn.segment == kCs && writes) return true;
+  }
+  switch (plan.way) {
+    case Way::copy:
+      if (high_byte_conflict(insn, plan)) return true;
+      // VZEROUPPER and VZEROALL clear as many registers as the mode has.
+      if (!wide_ && plan.vex && !plan.modrm) return true;
+      // A register number in an immediate has three bits there and four here.
+      if (!wide_ && std::any_of(std::begin(form.operands), std::end(form.operands),
+                                [](const Operand& o) { return o.kind == OperandKind::vec_is4; }))
+        return true;
+      // The bit offset in a register reaches beyond the operand.
+      if (insn.memory &&
+          (form.sem == Sem::bt_eg || form.sem == Sem::bts_eg || form.sem == Sem::btr_eg || form.sem == Sem::btc_eg))
+        return true;
+      return plan.simd_exceptions && (core_.s.mxcsr & 0x1F80) != 0x1F80;
+    case Way::nothing:
+    case Way::inc_dec_short: return false;
+    case Way::lea: return insn.addr_size == 2;
+    case Way::move_moffs_load:
+    case Way::move_moffs_store: return insn.addr_size == 2;
+    case Way::push_reg:
+    case Way::push_imm:
+    case Way::push_rm:
+    case Way::pop_reg:
+    case Way::leave: return insn.op_size != word_;
+    case Way::pop_rm: return insn.op_size != word_ || insn.memory;
+    case Way::jcc:
+    case Way::jmp:
+    case Way::call_near:
+    case Way::jmp_rm:
+    case Way::call_rm:
+    case Way::ret: return insn.op_size != word_;
+    case Way::loop:
+    case Way::jcxz: return insn.op_size != word_ || insn.addr_size == 2;
+    case Way::div:
+    case Way::idiv: return insn.op_size < 4;
+    case Way::sti:
+    case Way::cli: return core_.cpl_ != 0;
+    case Way::call: return true;
+  }
+  return true;
+}
+
+bool Translator::ends_block(const Item& item) const {
+  if (item.call) return forms()[item.insn.form].attributes & kAttrEndsBlock;
+  switch (e_.plans_[item.insn.form].way) {
+    case Way::jcc:
+    case Way::jmp:
+    case Way::call_near:
+    case Way::jmp_rm:
+    case Way::call_rm:
+    case Way::ret:
+    case Way::loop:
+    case Way::jcxz: return true;
+    default: return false;
+  }
+}
+
+bool Translator::decode_block(unsigned start) {
+  unsigned at = start;
+  while (count_ < kMaxInsns && at < mem::kPageSize) {
+    Item& item = items_[count_];
+    item.insn = Insn{};
+    const auto room = static_cast<unsigned>(mem::kPageSize) - at;
+    if (decode({page_ + at, std::min(room, 15u)}, code_size_, item.insn) != DecodeStatus::ok) break;
+    item.insn.handler = core_.select_handler(item.insn);
+    item.offset = static_cast<std::uint16_t>(at);
+    item.call = handled_by_call(item.insn);
+    at += item.insn.length;
+    ++count_;
+    if (ends_block(item)) break;
+  }
+  end_ = at;
+  return count_ != 0;
+}
+
+Translator::FlagUse Translator::flag_use(const Insn& insn, bool call) const {
+  // Exceptions and system instructions show RFLAGS to the guest.
+  if (call) return {kAll, 0};
+  const Form& form = forms()[insn.form];
+  const auto killed = static_cast<std::uint16_t>((form.flags_written | form.flags_undefined) & kAll);
+  switch (form.sem) {
+    case Sem::jcc_j:
+    case Sem::setcc_e:
+    case Sem::cmovcc_ge: return {kAll, 0};
+    // By an immediate that is not zero the flags do not stay as they were.
+    case Sem::shl_ei:
+    case Sem::shr_ei:
+    case Sem::sar_ei:
+    case Sem::shld_egi:
+    case Sem::shrd_egi:
+      if (shift_count(insn) != 0) return {0, killed};
+      return {kAll, 0};
+    case Sem::rol_ei:
+    case Sem::ror_ei:
+      if (shift_count(insn) != 0) return {0, killed};
+      return {kAll, 0};
+    default: break;
+  }
+  const auto read = static_cast<std::uint16_t>(form.flags_read & kAll);
+  // What is read may also be what stays: a shift by CL that is zero.
+  return {read, static_cast<std::uint16_t>(killed & ~read)};
+}
+
+std::uint16_t Translator::flags_wanted(std::int64_t offset) {
+  if (offset < 0 || offset >= static_cast<std::int64_t>(mem::kPageSize)) return kAll;
+  constexpr unsigned kLook = 8;
+  std::uint16_t unknown = kAll;  // neither read nor overwritten so far
+  auto at = static_cast<unsigned>(offset);
+  for (unsigned i = 0; i < kLook && at < mem::kPageSize; ++i) {
+    Insn insn{};
+    const auto room = static_cast<unsigned>(mem::kPageSize) - at;
+    if (decode({page_ + at, std::min(room, 15u)}, code_size_, insn) != DecodeStatus::ok) return kAll;
+    looked_at_ |= mem::granules_of(at, insn.length);
+    insn.handler = core_.select_handler(insn);
+    const FlagUse use = flag_use(insn, handled_by_call(insn));
+    if (use.read & unknown) return kAll;
+    unknown = static_cast<std::uint16_t>(unknown & ~use.killed);
+    if (unknown == 0) return 0;
+    const FormPlan& plan = e_.plans_[insn.form];
+    if (plan.way == Way::jmp) return kAll;
+    if (forms()[insn.form].attributes & kAttrEndsBlock) return kAll;
+    at += insn.length;
+  }
+  return kAll;
+}
+
+void Translator::find_live_flags() {
+  const Item& last = items_[count_ - 1];
+  const FormPlan& plan = e_.plans_[last.insn.form];
+  const auto behind = static_cast<std::int64_t>(end_);
+  const std::int64_t target = behind + static_cast<std::int64_t>(last.insn.imm);
+  std::uint16_t live = kAll;
+  if (!ends_block(last)) {
+    live = flags_wanted(behind);
+  } else if (!last.call) {
+    switch (plan.way) {
+      case Way::jcc:
+      case Way::loop:
+      case Way::jcxz: live = flags_wanted(target) | flags_wanted(behind); break;
+      case Way::jmp:
+      case Way::call_near: live = flags_wanted(target); break;
+      default: break;
+    }
+  }
+  for (unsigned i = count_; i-- > 0;) {
+    Item& item = items_[i];
+    const FlagUse use = flag_use(item.insn, item.call);
+    item.live_out = live;
+    live = static_cast<std::uint16_t>((live & ~use.killed) | use.read);
+    item.live_in = live;
+  }
+}
+
+}  // namespace husk::cpu::jit

@@ -1,0 +1,241 @@
+// husk: the pieces of code that all translated code shares: ways in and out, TLB look-up, indirect branches
+#include <cstddef>
+
+#include "cpu/jit/engine.h"
+
+namespace husk::cpu::jit {
+
+// The mapping of guest registers (docs/jit.md): all but RSP, R10, R11 and R15 are in the host registers of the same
+// name. Guest RSP is in R15. R10, R11 and R15 of the guest stay in CpuState; the host's R10 and R11 are for the
+// translator.
+
+namespace {
+constexpr std::uint8_t kHomes[] = {kHostRax, kHostRcx, kHostRdx, kHostRbx, kHostRbp, kHostRsi,
+                                   kHostRdi, kHostR8,  kHostR9,  kHostR12, kHostR13, kHostR14};
+constexpr std::uint8_t kCalleeSaved[] = {kHostRbx, kHostRbp, kHostR12, kHostR13, kHostR14, kHostR15};
+}  // namespace
+
+void Engine::emit_spill_flags(Emitter& e) const {
+  e.mov(kHostR11, kHostRax);
+  e.byte(0x9F);                                                       // lahf
+  e.bytes(reinterpret_cast<const std::uint8_t*>("\x0F\x90\xC0"), 3);  // seto al
+  e.byte(0x66);
+  e.byte(0x65);
+  e.rm(0x89, kHostRax, {HostAddress::kNone, HostAddress::kNone, 0, gs(context_.flags)}, false);
+  e.mov(kHostRax, kHostR11);
+}
+
+void Engine::emit_restore_flags(Emitter& e, unsigned spare) const {
+  e.mov(spare, kHostRax);
+  e.gs(0xB70F, kHostRax, gs(context_.flags), false);  // movzx eax, word
+  e.byte(0x04);                                       // add al, 7Fh: OF from bit 0
+  e.byte(0x7F);
+  e.byte(0x9E);  // sahf
+  e.mov(kHostRax, spare);
+}
+
+void Engine::emit_save_registers(Emitter& e) const {
+  for (const std::uint8_t home : kHomes) e.store_gs(gs(core_.s.gpr[home]), home);
+  e.store_gs(gs(core_.s.gpr[kRsp]), kHostR15);
+}
+
+void Engine::emit_load_registers(Emitter& e) const {
+  for (const std::uint8_t home : kHomes) e.load_gs(home, gs(core_.s.gpr[home]));
+  e.load_gs(kHostR15, gs(core_.s.gpr[kRsp]));
+}
+
+/// Entered with RSP aligned to 16 and the argument in R11; the flags are spilled.
+std::uint8_t* Engine::emit_trampoline(Emitter& e, Glue glue) {
+  std::uint8_t* const start = e.at;
+  e.store_gs(gs(context_.stack_pointer), kHostRsp);
+  emit_save_registers(e);
+  e.gs(0xC6, 0, gs(context_.reload_vectors), false);
+  e.byte(0);
+  e.cmp_gs_byte(gs(context_.vectors_resident), 0);
+  std::uint8_t* const not_resident = e.jcc_short(kZero);
+  e.call(stubs_.save_vectors);
+  e.gs(0xC6, 0, gs(context_.reload_vectors), false);
+  e.byte(1);
+  e.bind_short(not_resident);
+  e.load_gs(kHostRdi, gs(context_.self));
+  e.mov(kHostRsi, kHostR11);
+  e.mov_imm(kHostRax, reinterpret_cast<std::uintptr_t>(glue));
+  e.bytes(reinterpret_cast<const std::uint8_t*>("\xFF\xD0"), 2);  // call rax
+  e.store_gs(gs(context_.resume), kHostRax);
+  e.cmp_gs_byte(gs(context_.reload_vectors), 0);
+  std::uint8_t* const no_reload = e.jcc_short(kZero);
+  e.call(stubs_.load_vectors);
+  e.bind_short(no_reload);
+  emit_restore_flags(e, kHostR11);
+  emit_load_registers(e);
+  e.load_gs(kHostRsp, gs(context_.stack_pointer));
+  e.gs(0xFF, 4, gs(context_.resume), false);  // jmp
+  return start;
+}
+
+std::uint8_t* Engine::emit_miss(Emitter& e, bool write) {
+  using TlbEntry = interp::Core::TlbEntry;
+  static_assert(sizeof(TlbEntry) == 24);
+  std::uint8_t* const start = e.at;
+  e.store_gs(gs(context_.rax), kHostRax);
+  e.store_gs(gs(context_.rcx), kHostRcx);
+  e.rm(0xB60F, kHostRcx, {kHostR11, HostAddress::kNone, 0, offsetof(MemorySite, align_mask)}, false);  // movzx
+  e.rr(0x85, kHostRcx, kHostR10);                                                                      // test
+  std::uint8_t* const misaligned = e.jcc_forward(kNotZero);
+  e.mov(kHostRax, kHostR10);
+  e.shift_imm(5, kHostRax, 12);
+  e.alu_imm(4, kHostRax, interp::Core::kTlbSize - 1, false);
+  e.lea(kHostRax, {kHostRax, kHostRax, 1, 0});
+  e.shift_imm(4, kHostRax, 3);
+  e.rm(0x63, kHostRcx, {kHostR11, HostAddress::kNone, 0, offsetof(MemorySite, tlb)});  // movsxd
+  e.rr(0x03, kHostRax, kHostRcx);
+  e.rm(0xB60F, kHostRcx, {kHostR11, HostAddress::kNone, 0, offsetof(MemorySite, last)}, false);
+  e.rr(0x03, kHostRcx, kHostR10);
+  e.alu_imm(4, kHostRcx, -4096);
+  e.gs(0x0B, kHostRcx, gs(core_.pcid_));
+  const auto tag = static_cast<std::int32_t>(write ? offsetof(TlbEntry, write_tag) : offsetof(TlbEntry, read_tag));
+  e.gs(0x3B, kHostRcx, tag, true, kHostRax);
+  std::uint8_t* const miss = e.jcc_forward(kNotZero);
+  e.gs(0x8B, kHostRax, static_cast<std::int32_t>(offsetof(TlbEntry, addend)), true, kHostRax);
+  e.rm(0x63, kHostRcx, {kHostR11, HostAddress::kNone, 0, offsetof(MemorySite, slot)});
+  e.gs(0x89, kHostRax, static_cast<std::int32_t>(offsetof(DataSlot, addend)), true, kHostRcx);
+  e.mov(kHostRax, kHostR10);
+  e.alu_imm(4, kHostRax, -4096);
+  e.gs(0x89, kHostRax, static_cast<std::int32_t>(offsetof(DataSlot, page)), true, kHostRcx);
+  e.load_gs(kHostRax, gs(context_.rax));
+  e.load_gs(kHostRcx, gs(context_.rcx));
+  e.rm(0xFF, 4, {kHostR11, HostAddress::kNone, 0, offsetof(MemorySite, resume)}, false);  // jmp
+  e.bind(misaligned);
+  e.bind(miss);
+  e.load_gs(kHostRax, gs(context_.rax));
+  e.load_gs(kHostRcx, gs(context_.rcx));
+  e.jmp(stubs_.slow);
+  return start;
+}
+
+std::uint8_t* Engine::emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow) {
+  std::uint8_t* const start = e.at;
+  const std::int32_t entries = gs(context_.jumps[table][0]);
+  e.cmp_gs_imm8(gs(core_.attention_), 0);
+  std::uint8_t* const attention = e.jcc_forward(kNotZero);
+  e.mov(kHostR11, kHostR10, false);
+  e.shift_imm(5, kHostR11, kJumpBits, false);
+  e.rr(0x33, kHostR11, kHostR10, false);
+  e.alu_imm(4, kHostR11, kJumpEntries - 1, false);
+  e.shift_imm(4, kHostR11, 4, false);
+  e.gs(0x3B, kHostR10, entries + static_cast<std::int32_t>(offsetof(JumpEntry, rip)), true, kHostR11);
+  std::uint8_t* const miss = e.jcc_forward(kNotZero);
+  e.gs(0x8B, kHostR11, entries + static_cast<std::int32_t>(offsetof(JumpEntry, host)), true, kHostR11);
+  e.store_gs(gs(context_.resume), kHostR11);
+  e.alu_imm(4, kHostR10, -4096);
+  e.store_gs(gs(context_.page_base), kHostR10);
+  emit_restore_flags(e, kHostR11);
+  e.gs(0xFF, 4, gs(context_.resume), false);
+  e.bind(attention);
+  e.bind(miss);
+  e.store_gs(gs(context_.jump_target), kHostR10);
+  e.jmp(slow);
+  return start;
+}
+
+void Engine::make_stubs() {
+  Emitter e;
+  e.at = cache_.hot();
+  const std::int32_t resident = gs(context_.vectors_resident);
+
+  // Vector registers as the host keeps them, 16 of them whatever the guest's mode.
+  const auto vectors = [&](bool load) {
+    for (unsigned i = 0; i < 16; ++i) {
+      const auto at = static_cast<std::uint32_t>(gs(core_.s.vector[i].bytes));
+      e.byte(0x65);
+      if (host_avx_) {  // vmovdqu ymm
+        e.byte(0xC5);
+        e.byte(i < 8 ? 0xFE : 0x7E);
+      } else {  // movdqu
+        e.byte(0xF3);
+        if (i >= 8) e.byte(0x44);
+        e.byte(0x0F);
+      }
+      e.byte(load ? 0x6F : 0x7F);
+      e.byte(0x04 | (i & 7) << 3);
+      e.byte(0x25);
+      e.dword(at);
+    }
+    e.gs(0xC6, 0, resident, false);
+    e.byte(load);
+  };
+  stubs_.save_vectors = e.at;
+  vectors(false);
+  if (host_avx_) e.bytes(reinterpret_cast<const std::uint8_t*>("\xC5\xF8\x77"), 3);  // vzeroupper
+  e.gs(0xAE0F, 3, gs(core_.s.mxcsr), false);                                         // stmxcsr
+  e.gs(0xAE0F, 2, gs(context_.host_mxcsr), false);                                   // ldmxcsr
+  e.ret();
+  stubs_.load_vectors = e.at;
+  vectors(true);
+  e.gs(0xAE0F, 2, gs(core_.s.mxcsr), false);
+  e.ret();
+  stubs_.need_vectors = e.at;
+  e.push(kHostR11);
+  e.jmp(stubs_.load_vectors);
+
+  // void enter(Core* rdi, const void* code rsi)
+  stubs_.enter = e.at;
+  for (const std::uint8_t reg : kCalleeSaved) e.push(reg);
+  e.bytes(reinterpret_cast<const std::uint8_t*>("\xF3\x48\x0F\xAE\xDF"), 5);  // wrgsbase rdi
+  e.gs(0xAE0F, 3, gs(context_.host_mxcsr), false);                            // stmxcsr
+  e.store_gs(gs(context_.host_rsp), kHostRsp);
+  e.store_gs(gs(context_.resume), kHostRsi);
+  // Entered by a call, with six pushes: RSP is 8 off a multiple of 16. The bottom of the return stack is a pair that
+  // matches no guest address, and leads to a look-up should it match all the same.
+  e.lea(kHostRsp, {kHostRsp, HostAddress::kNone, 0, -8});
+  e.mov_imm(kHostRax, invalid_page_);
+  e.push(kHostRax);
+  std::uint8_t* const base_return_place = e.at + 3;
+  e.lea_rip(kHostRax, e.at);
+  e.push(kHostRax);
+  e.store_gs(gs(context_.return_stack), kHostRsp);
+  constexpr std::int32_t kReturnStackBytes = 64 << 10;
+  e.lea(kHostRax, {kHostRsp, HostAddress::kNone, 0, -kReturnStackBytes});
+  e.store_gs(gs(context_.return_stack_limit), kHostRax);
+  emit_restore_flags(e, kHostR11);
+  emit_load_registers(e);
+  e.gs(0xFF, 4, gs(context_.resume), false);
+
+  stubs_.exit_host = e.at;
+  emit_spill_flags(e);
+  stubs_.exit_spilled = e.at;
+  emit_save_registers(e);
+  e.cmp_gs_byte(resident, 0);
+  std::uint8_t* const not_resident = e.jcc_short(kZero);
+  e.call(stubs_.save_vectors);
+  e.bind_short(not_resident);
+  e.load_gs(kHostRsp, gs(context_.host_rsp));
+  for (std::size_t i = std::size(kCalleeSaved); i-- > 0;) e.pop(kCalleeSaved[i]);
+  e.ret();
+
+  stubs_.slow = emit_trampoline(e, &Engine::glue_slow);
+  stubs_.call_host = e.at;
+  // R11 is the argument: the spill must not use it.
+  e.store_gs(gs(context_.value), kHostR11);
+  emit_spill_flags(e);
+  e.load_gs(kHostR11, gs(context_.value));
+  stubs_.call_spilled = emit_trampoline(e, &Engine::glue_call);
+  stubs_.link_host = e.at;
+  e.store_gs(gs(context_.value), kHostR11);
+  emit_spill_flags(e);
+  e.load_gs(kHostR11, gs(context_.value));
+  (void)emit_trampoline(e, &Engine::glue_link);
+  stubs_.load_miss = emit_miss(e, false);
+  stubs_.store_miss = emit_miss(e, true);
+  std::uint8_t* const indirect_slow = emit_trampoline(e, &Engine::glue_indirect);
+  for (unsigned table = 0; table < 3; ++table) stubs_.indirect[table] = emit_indirect(e, table, indirect_slow);
+  stubs_.base_return = e.at;
+  Emitter::set_relative(base_return_place, e.at);
+  e.lea(kHostRsp, {kHostRsp, HostAddress::kNone, 0, -8});
+  // The privilege is not known here: the slow way does not ask.
+  e.store_gs(gs(context_.jump_target), kHostR10);
+  e.jmp(indirect_slow);
+  cache_.use(e.at, cache_.cold());
+}
+
+}  // namespace husk::cpu::jit

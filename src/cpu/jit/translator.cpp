@@ -1,0 +1,356 @@
+// husk: one block of guest code into host code
+#include "cpu/jit/translator.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "cpu/sem.h"
+
+namespace husk::cpu::jit {
+
+// ---- flags ----
+
+void Translator::free_flags(std::uint16_t live) {
+  if (flags_ == Flags::host && live) {
+    e_.emit_spill_flags(hot_);
+    flags_ = Flags::spilled;
+  }
+}
+
+void Translator::want_flags() {
+  if (flags_ == Flags::spilled) e_.emit_restore_flags(hot_, kHostR11);
+  flags_ = Flags::host;
+}
+
+void Translator::emit_vectors_resident(std::uint16_t live) {
+  if (vectors_known_) return;
+  vectors_known_ = true;
+  free_flags(live);
+  hot_.cmp_gs_byte(e_.gs(e_.context_.vectors_resident), 0);
+  hot_.jcc(kZero, cold_.at);
+  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(e_.cache_.running(hot_.at)));
+  cold_.jmp(e_.stubs_.need_vectors);
+}
+
+// ---- memory ----
+
+void Translator::emit_address(const Insn& insn, unsigned end_offset) {
+  HostAddress m;
+  const bool wide = insn.addr_size == 8;
+  bool in_place = false;  // R10 holds the address already
+  m.disp = insn.disp;
+  if (insn.base == kRipBase) {
+    hot_.load_gs(kHostR10, e_.gs(e_.context_.page_base));
+    m.base = kHostR10;
+    m.disp += static_cast<std::int32_t>(end_offset);
+  } else if (insn.base != kNoRegister) {
+    m.base = static_cast<std::uint8_t>(value_of(insn.base, kHostR10));
+  }
+  if (insn.index != kNoRegister) {
+    m.index = static_cast<std::uint8_t>(value_of(insn.index, kHostR11));
+    m.scale = insn.scale;
+  }
+  if (m.base == HostAddress::kNone && m.index == HostAddress::kNone) {
+    const auto constant = static_cast<std::uint64_t>(static_cast<std::int64_t>(m.disp));
+    hot_.mov_imm(kHostR10, wide ? constant : static_cast<std::uint32_t>(constant));
+    in_place = true;
+  }
+  if (!in_place) hot_.lea(kHostR10, m, wide);
+  if (insn.segment >= kFs) {
+    hot_.load_gs(kHostR11, e_.gs(core_.s.seg[insn.segment].base), wide_);
+    hot_.lea(kHostR10, {kHostR10, kHostR11, 0, 0}, wide_);
+  }
+}
+
+void Translator::emit_check(const Item& item, unsigned bytes, bool write, unsigned align) {
+  MemorySite& site = e_.cache_.new_memory_site();
+  const DataSlot& data = e_.next_slot(core_.mmu_index_, write);
+  site.slot = e_.gs(data);
+  site.tlb = e_.gs(core_.tlb_[core_.mmu_index_][0]);
+  site.last = static_cast<std::uint8_t>(bytes - 1);
+  site.align_mask = static_cast<std::uint8_t>(align - 1);
+  site.offset = item.offset;
+  hot_.load_gs(kHostR11, e_.gs(data.page));
+  hot_.rr(0x33, kHostR11, kHostR10);  // xor
+  if (align > 1) {
+    hot_.test_imm(kHostR11, -4096 | static_cast<std::int32_t>(align - 1));
+    hot_.jcc(kNotZero, cold_.at);
+  } else {
+    hot_.alu_imm(7, kHostR11, static_cast<std::int32_t>(mem::kPageSize - bytes));
+    hot_.jcc(kAbove, cold_.at);
+  }
+  site.resume = e_.cache_.running(hot_.at);
+  hot_.gs(0x03, kHostR10, e_.gs(data.addend));
+  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+  cold_.jmp(write ? e_.stubs_.store_miss : e_.stubs_.load_miss);
+  open_sites_[open_count_++] = &site;
+}
+
+std::uint8_t* Translator::cold_slow(const Item& item) {
+  MemorySite& site = e_.cache_.new_memory_site();
+  site.offset = item.offset;
+  open_sites_[open_count_++] = &site;
+  std::uint8_t* const start = cold_.at;
+  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+  cold_.jmp(e_.stubs_.slow);
+  return start;
+}
+
+void Translator::close_sites() {
+  for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = e_.cache_.running(hot_.at);
+  open_count_ = 0;
+}
+
+// ---- instructions ----
+
+unsigned Translator::value_of(unsigned guest, unsigned spare) {
+  if (!homeless(guest)) return home(guest);
+  hot_.load_gs(spare, gpr_gs(guest));
+  return spare;
+}
+
+Encoding Translator::parse(const std::uint8_t* bytes, const FormPlan& plan) const {
+  Encoding out;
+  unsigned at = 0;
+  for (;; ++at) {
+    const std::uint8_t b = bytes[at];
+    if (b == 0x66 || b == 0xF2 || b == 0xF3 || b == 0xF0)
+      out.prefixes[out.prefix_count++] = b;
+    else if (b != 0x67 && b != 0x2E && b != 0x36 && b != 0x3E && b != 0x26 && b != 0x64 && b != 0x65)
+      break;
+  }
+  if (plan.vex) {
+    if (bytes[at] == 0xC5) {
+      out.vex = {0xC4, static_cast<std::uint8_t>((bytes[at + 1] & 0x80) | 0x61),
+                 static_cast<std::uint8_t>(bytes[at + 1] & 0x7F)};
+      at += 2;
+    } else {
+      out.vex = {bytes[at], bytes[at + 1], bytes[at + 2]};
+      at += 3;
+    }
+    out.opcode[out.opcode_count++] = bytes[at++];
+  } else {
+    if (wide_ && (bytes[at] & 0xF0) == 0x40) out.rex = bytes[at++];
+    out.opcode[out.opcode_count++] = bytes[at++];
+    if (out.opcode[0] == 0x0F) {
+      out.opcode[out.opcode_count++] = bytes[at++];
+      if (out.opcode[1] == 0x38 || out.opcode[1] == 0x3A) out.opcode[out.opcode_count++] = bytes[at++];
+    }
+  }
+  if (plan.modrm) {
+    out.modrm = bytes[at++];
+    const unsigned mod = out.modrm >> 6;
+    if (mod != 3) {
+      bool disp32 = mod == 2;
+      const unsigned base = (out.modrm & 7) == 4 ? bytes[at++] : out.modrm;
+      disp32 |= mod == 0 && (base & 7) == 5;
+      at += disp32 ? 4u : mod == 1 ? 1u : 0u;
+    }
+  }
+  out.immediate_at = at;
+  return out;
+}
+
+void Translator::emit_encoded(const std::uint8_t* bytes, const Insn& insn, const FormPlan& plan, unsigned reg,
+                              unsigned rm, bool memory, unsigned vvvv) {
+  const Encoding raw = parse(bytes, plan);
+  if (plan.vex) {
+    hot_.byte(0xC4);
+    hot_.byte(static_cast<unsigned>((raw.vex[1] & 0x1F) | (reg & 8 ? 0 : 0x80) | 0x40 | (rm & 8 ? 0 : 0x20)));
+    const unsigned keep = plan.vvvv == Field::none ? raw.vex[2] & 0x78u : (~vvvv & 15u) << 3;
+    // W says nothing about general registers outside 64-bit mode, but the host would take it at its word.
+    const bool ignored = plan.w_ignored || plan.reg == Field::gpr || plan.rm == Field::gpr || plan.vvvv == Field::gpr;
+    hot_.byte((raw.vex[2] & (ignored && !wide_ ? 0x07u : 0x87u)) | keep);
+  } else {
+    for (unsigned i = 0; i < raw.prefix_count; ++i) hot_.byte(raw.prefixes[i]);
+    unsigned rex = (raw.rex & 8u) | (reg & 8 ? 4u : 0) | (rm & 8 ? 1u : 0);
+    const bool low_byte =
+        (plan.byte_reg && reg >= 4 && reg < 8 && !(insn.reg & kHighByte)) ||
+        (plan.byte_rm && !memory && rm >= 4 && rm < 8 && !((plan.opcode_reg ? insn.reg : insn.rm) & kHighByte));
+    if (rex || low_byte) hot_.byte(0x40 | rex);
+  }
+  for (unsigned i = 0; i + 1 < raw.opcode_count; ++i) hot_.byte(raw.opcode[i]);
+  const unsigned last = raw.opcode[raw.opcode_count - 1];
+  hot_.byte(plan.opcode_reg ? (last & 0xF8) | (rm & 7) : last);
+  if (plan.modrm) {
+    const unsigned field = plan.reg == Field::none ? raw.modrm & 0x38u : (reg & 7) << 3;
+    if (memory)
+      hot_.modrm_memory(field >> 3, {kHostR10, HostAddress::kNone, 0, 0});
+    else
+      hot_.byte(0xC0 | field | (plan.rm == Field::none ? raw.modrm & 7u : rm & 7));
+  }
+  hot_.bytes(bytes + raw.immediate_at, insn.length - raw.immediate_at);
+}
+
+void Translator::emit_rotate(unsigned reg, unsigned count) {
+  // rorx reg, reg, count: moves AH's byte to where REX can name it, without touching flags
+  hot_.byte(0xC4);
+  hot_.byte(static_cast<unsigned>((reg & 8 ? 0 : 0x80) | 0x40 | (reg & 8 ? 0 : 0x20) | 3));
+  hot_.byte(0xFB);
+  hot_.byte(0xF0);
+  hot_.byte(0xC0 | (reg & 7) << 3 | (reg & 7));
+  hot_.byte(count);
+}
+
+void Translator::emit_copy(const Item& item) {
+  Insn insn = item.insn;
+  const FormPlan& plan = e_.plans_[insn.form];
+  const Form& form = forms()[insn.form];
+  const FlagUse use = flag_use(insn, false);
+  const bool memory = insn.memory;
+  if (plan.uses_vectors) emit_vectors_resident(item.live_in);
+  if (memory) {
+    free_flags(item.live_in);
+    emit_address(insn, item.offset + insn.length);
+    const unsigned bytes = memory_bytes(plan.memory_size, insn);
+    const bool aligned = (form.attributes & kAttrAligned) || form.sem == Sem::cmpxchg16b_m;
+    emit_check(item, bytes, plan.rm_written, aligned ? bytes : 1);
+  }
+  // Flags that the instruction reads, or leaves as they are for others, must be there; R11 is free now.
+  const bool passes = (use.killed != 0 || use.read != 0) && (item.live_in & ~use.killed);
+  if (use.read || passes) want_flags();
+
+  // General registers without a home in the host.
+  std::array<Scratch, 3> scratch;
+  unsigned scratch_count = 0;
+  const bool partial = insn.op_size < 4 || plan.byte_reg || plan.byte_rm;
+  bool borrowed = false;
+  unsigned lent = 0;
+  const auto names = [&](unsigned host) {
+    return (plan.reg == Field::gpr && home(insn.reg & 15u) == host) ||
+           (plan.rm == Field::gpr && !memory && home((plan.opcode_reg ? insn.reg : insn.rm) & 15u) == host) ||
+           (plan.vvvv == Field::gpr && home(insn.vvvv) == host);
+  };
+  const auto place = [&](unsigned guest, bool read, bool written) -> unsigned {
+    if (!homeless(guest)) return home(guest);
+    for (unsigned i = 0; i < scratch_count; ++i)
+      if (scratch[i].guest == guest) {
+        if (read && !scratch[i].loaded) hot_.load_gs(scratch[i].host, gpr_gs(guest));
+        scratch[i].loaded |= read;
+        scratch[i].written |= written;
+        return scratch[i].host;
+      }
+    unsigned host = kHostR11;
+    if (scratch_count == 1) host = memory ? unsigned{HostAddress::kNone} : unsigned{kHostR10};
+    if (scratch_count == 2) host = HostAddress::kNone;
+    if (host == HostAddress::kNone) {
+      // A register that the instruction does not touch is lent to it. R8 to R14 are implicit operands of nothing.
+      constexpr std::uint8_t kLendable[] = {kHostR8, kHostR9, kHostR12, kHostR13};
+      for (const std::uint8_t candidate : kLendable)
+        if (!names(candidate) && !(borrowed && lent == candidate)) host = candidate;
+      HUSK_CHECK(!borrowed);
+      borrowed = true;
+      lent = host;
+      hot_.store_gs(e_.gs(e_.context_.borrowed), host);
+    }
+    if (read || partial) hot_.load_gs(host, gpr_gs(guest));
+    scratch[scratch_count++] = {static_cast<std::uint8_t>(guest), static_cast<std::uint8_t>(host), read || partial,
+                                written};
+    return host;
+  };
+  unsigned reg = insn.reg, rm = memory ? unsigned{kHostR10} : insn.rm, vvvv = insn.vvvv;
+  if (plan.reg == Field::gpr) reg = place(insn.reg & 15u, plan.reg_read, plan.reg_written);
+  if (plan.opcode_reg)
+    rm = place(insn.reg & 15u, plan.rm_read, plan.rm_written);
+  else if (plan.rm == Field::gpr && !memory)
+    rm = place(insn.rm & 15u, plan.rm_read, plan.rm_written);
+  if (plan.vvvv == Field::gpr) vvvv = place(insn.vvvv, plan.vvvv_read, plan.vvvv_written);
+
+  const bool reg_high = plan.byte_reg && (insn.reg & kHighByte);
+  const bool rm_high = plan.byte_rm && !memory && ((plan.opcode_reg ? insn.reg : insn.rm) & kHighByte);
+  const std::uint8_t* const bytes = page_ + item.offset;
+  if (memory && reg_high) {
+    const unsigned whole = insn.reg & 3u;
+    insn.reg = static_cast<std::uint8_t>(whole);
+    emit_rotate(whole, 8);
+    emit_encoded(bytes, insn, plan, whole, rm, true, vvvv);
+    emit_rotate(whole, 56);
+  } else {
+    // AH to BH are 4 to 7 in the encoding.
+    if (reg_high) reg = 4 | (insn.reg & 3u);
+    if (rm_high) rm = 4 | ((plan.opcode_reg ? insn.reg : insn.rm) & 3u);
+    emit_encoded(bytes, insn, plan, reg, rm, memory, vvvv);
+  }
+  for (unsigned i = 0; i < scratch_count; ++i)
+    if (scratch[i].written) hot_.store_gs(gpr_gs(scratch[i].guest), scratch[i].host);
+  if (borrowed) hot_.load_gs(lent, e_.gs(e_.context_.borrowed));
+  if (use.killed || use.read) flags_ = Flags::host;
+  if (memory) close_sites();
+}
+
+void Translator::emit_call(const Item& item) {
+  CallSite& site = e_.cache_.new_call_site();
+  site.insn = item.insn;
+  site.offset = item.offset;
+  hot_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+  hot_.jmp(flags_ == Flags::host ? e_.stubs_.call_host : e_.stubs_.call_spilled);
+  if (!ends_block(item)) site.resume = e_.cache_.running(hot_.at);
+  flags_ = Flags::host;
+}
+
+void Translator::emit(const Item& item) {
+  if (item.call) {
+    emit_call(item);
+    return;
+  }
+  const Insn& insn = item.insn;
+  const FormPlan& plan = e_.plans_[insn.form];
+  switch (plan.way) {
+    case Way::copy: emit_copy(item); break;
+    case Way::nothing: break;
+    case Way::jcc: emit_jcc(item); break;
+    case Way::jmp:
+      emit_exit(static_cast<std::int64_t>(end_) + static_cast<std::int64_t>(insn.imm), item.live_out);
+      break;
+    case Way::call_near: emit_near_call(item, false); break;
+    case Way::call_rm: emit_near_call(item, true); break;
+    case Way::jmp_rm: emit_jump_indirect(item); break;
+    case Way::ret: emit_return(item); break;
+    case Way::loop:
+    case Way::jcxz: emit_loop(item); break;
+    case Way::push_reg:
+    case Way::push_imm:
+    case Way::push_rm: emit_push(item, plan); break;
+    case Way::pop_reg:
+    case Way::pop_rm: emit_pop(item, plan); break;
+    case Way::leave: emit_leave(item); break;
+    case Way::div: emit_divide(item, false); break;
+    case Way::idiv: emit_divide(item, true); break;
+    case Way::sti: emit_interrupt_flag(item, true); break;
+    case Way::cli: emit_interrupt_flag(item, false); break;
+    case Way::lea:
+    case Way::move_moffs_load:
+    case Way::move_moffs_store:
+    case Way::inc_dec_short: emit_stack_and_data(item, plan); break;
+    case Way::call: break;
+  }
+}
+
+Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, unsigned start, std::uint32_t key) {
+  page_ = ram.data() + page_offset;
+  code_size_ = core_.code_size_;
+  wide_ = code_size_ == CodeSize::bits64;
+  word_ = wide_ ? 8 : 4;
+  return_mark_ = e_.return_mark(key);
+  // The flag goes up before the bytes are read, so that a write in between is noticed.
+  if (!e_.cache_.holds_page(page_)) core_.mark_code_page(ram, page_offset);
+  if (!decode_block(start)) return nullptr;
+  find_live_flags();
+
+  hot_.at = e_.cache_.hot();
+  cold_.at = e_.cache_.cold();
+  Block block;
+  block.code = page_ + start;
+  block.entry = e_.cache_.running(hot_.at);
+  block.key = key;
+  for (unsigned i = 0; i < count_; ++i) emit(items_[i]);
+  if (!ends_block(items_[count_ - 1])) emit_exit(end_, items_[count_ - 1].live_out);
+  e_.cache_.use(hot_.at, cold_.at);
+  block.bytes = static_cast<std::uint16_t>(end_ - start);
+  block.looked_at = looked_at_;
+  ++e_.statistics_.blocks;
+  e_.statistics_.instructions += count_;
+  return e_.cache_.add(ram, block);
+}
+
+}  // namespace husk::cpu::jit

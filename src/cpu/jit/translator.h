@@ -1,0 +1,125 @@
+// husk: one block of guest code into host code
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "cpu/insn.h"
+#include "cpu/jit/engine.h"
+
+namespace husk::cpu::jit {
+
+/// Where the pieces of an instruction's bytes are.
+struct Encoding {
+  std::array<std::uint8_t, 14> prefixes{};  ///< 66, F2, F3, F0 in the order found
+  unsigned prefix_count = 0;
+  std::uint8_t rex = 0;
+  std::array<std::uint8_t, 3> vex{};  ///< three-byte form
+  std::array<std::uint8_t, 4> opcode{};
+  unsigned opcode_count = 0;
+  std::uint8_t modrm = 0;
+  unsigned immediate_at = 0;  ///< the rest of the bytes
+};
+
+/// Translates one block; made anew for each.
+class Translator {
+ public:
+  explicit Translator(Engine& engine) : e_(engine), core_(engine.core_) {}
+  /// Translates from `start` (offset in the page at `page_offset` of `ram`) on. Null if there is no complete valid
+  /// instruction: the interpreter is to try, for its exact faults.
+  Block* translate(mem::RamRegion& ram, std::uint64_t page_offset, unsigned start, std::uint32_t key);
+
+ private:
+  static constexpr unsigned kMaxInsns = 64;
+  enum class Flags : std::uint8_t { host, spilled };
+  struct Item {
+    Insn insn;
+    std::uint16_t offset;
+    bool call;              ///< by the interpreter's handler
+    std::uint16_t live_in;  ///< flags that the instruction or one after it may read
+    std::uint16_t live_out;
+  };
+  /// General registers of one copied instruction that have no home in a host register.
+  struct Scratch {
+    std::uint8_t guest = 0xFF;
+    std::uint8_t host = 0xFF;
+    bool loaded = false, written = false;
+  };
+
+  // analysis (liveness.cpp)
+  bool decode_block(unsigned start);
+  void find_live_flags();
+  struct FlagUse {
+    std::uint16_t read, killed;
+  };
+  FlagUse flag_use(const Insn& insn, bool call) const;
+  /// Flags that code from `offset` of this page on may read before it overwrites them.
+  std::uint16_t flags_wanted(std::int64_t offset);
+  bool handled_by_call(const Insn& insn) const;
+  bool ends_block(const Item& item) const;
+  bool high_byte_conflict(const Insn& insn, const FormPlan& plan) const;
+
+  // emission
+  void emit(const Item& item);
+  void emit_call(const Item& item);
+  void emit_copy(const Item& item);
+  void emit_stack_and_data(const Item& item, const FormPlan& plan);
+  void emit_push(const Item& item, const FormPlan& plan);
+  void emit_pop(const Item& item, const FormPlan& plan);
+  void emit_leave(const Item& item);
+  void emit_divide(const Item& item, bool is_signed);
+  void emit_jcc(const Item& item);
+  void emit_loop(const Item& item);
+  void emit_near_call(const Item& item, bool indirect);
+  void emit_jump_indirect(const Item& item);
+  void emit_return(const Item& item);
+  void emit_interrupt_flag(const Item& item, bool set);
+  /// The end of the block, to code at `target` (offset from the page's start; may lie in another page).
+  void emit_exit(std::int64_t target, std::uint16_t live);
+  void emit_link(std::int64_t target, bool call);
+  void emit_attention_check(std::int64_t target);
+
+  // memory
+  /// Linear address of the operand into R10; R11 is used. Touches no flags.
+  void emit_address(const Insn& insn, unsigned end_offset);
+  /// R10: linear address to host address, or to the interpreter. The flags must be free.
+  void emit_check(const Item& item, unsigned bytes, bool write, unsigned align = 1);
+  /// Code for the site is complete: the interpreter's result goes on here.
+  void close_sites();
+  std::uint8_t* cold_slow(const Item& item);
+
+  // flags
+  void free_flags(std::uint16_t live);
+  void want_flags();
+  void emit_vectors_resident(std::uint16_t live);
+
+  // registers
+  bool homeless(unsigned guest) const { return guest == kR10 || guest == kR11 || guest == kR15; }
+  static unsigned home(unsigned guest) { return guest == kRsp ? unsigned{kHostR15} : guest; }
+  std::int32_t gpr_gs(unsigned guest) const { return e_.gs(core_.s.gpr[guest]); }
+  /// The guest register's value in a host register: its home, or `spare`.
+  unsigned value_of(unsigned guest, unsigned spare);
+  Encoding parse(const std::uint8_t* bytes, const FormPlan& plan) const;
+  void emit_encoded(const std::uint8_t* bytes, const Insn& insn, const FormPlan& plan, unsigned reg, unsigned rm,
+                    bool memory, unsigned vvvv);
+  void emit_rotate(unsigned reg, unsigned count);
+
+  Engine& e_;
+  interp::Core& core_;
+  Emitter hot_, cold_;
+  const std::uint8_t* page_ = nullptr;  ///< host address of the guest page
+  CodeSize code_size_ = CodeSize::bits64;
+  bool wide_ = true;  ///< 64-bit code
+  std::int32_t return_mark_ = 0;
+  unsigned word_ = 8;  ///< bytes of a stack slot
+  std::array<Item, kMaxInsns> items_;
+  unsigned count_ = 0;
+  unsigned end_ = 0;             ///< offset behind the last instruction
+  std::uint64_t looked_at_ = 0;  ///< granules outside the block that decided which flags live
+  Flags flags_ = Flags::host;
+  bool vectors_known_ = false;  ///< resident for sure
+  std::array<MemorySite*, 4> open_sites_{};
+  unsigned open_count_ = 0;
+};
+
+}  // namespace husk::cpu::jit

@@ -150,6 +150,12 @@ void Translator::emit_near_call(const Item& item, bool indirect) {
   // Here RET arrives, with the guest's flags spilled.
   hot_.lea(kHostRsp, {kHostRsp, HostAddress::kNone, 0, 8});
   flags_ = Flags::spilled;
+  if (behind == static_cast<std::int64_t>(mem::kPageSize)) {
+    // RET has made the page of the return address the current one, which is not the page of this code.
+    hot_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
+    hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, -static_cast<std::int32_t>(mem::kPageSize)}, wide_);
+    hot_.store_gs(e_.gs(e_.context_.page_base), kHostR11);
+  }
   const std::uint16_t live = flags_wanted(behind);
   if (live) want_flags();
   emit_link(behind, false);

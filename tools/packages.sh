@@ -5,11 +5,12 @@ husk_build_packages=(
   g++ cmake ninja-build pkg-config python3-minimal
   libfmt-dev libcli11-dev nlohmann-json3-dev libzydis-dev
   zlib1g-dev libbz2-dev liblzma-dev liblzo2-dev liblz4-dev libzstd-dev
+  liburing-dev libnbd-dev
 )
 husk_guest_packages=(ca-certificates)
 husk_test_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev git nasm gdb acpica-tools dmidecode
-  qemu-system-x86 cpio expect
+  qemu-system-x86 qemu-utils nbdkit cpio expect
 )
 husk_lint_packages=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev)
 

@@ -125,6 +125,7 @@ class Opener {
     below.raw_offset = 0;
     below.raw_size.reset();
     below.lazy_refcounts.reset();
+    below.snapshot.clear();
     if (below.locking == Locking::share_rw) below.locking = Locking::automatic;
     std::unique_ptr<Node> data_file, backing;
     if (header.external_data()) {
@@ -156,6 +157,7 @@ class Opener {
     image.discard = options.discard;
     image.lazy_refcounts = options.lazy_refcounts;
     image.for_inspection = options.for_inspection;
+    image.snapshot = options.snapshot;
     if (options.l2_cache) image.l2_cache = *options.l2_cache;
     return qcow2::Image::open(context_, std::move(file), std::move(header), std::move(data_file), std::move(backing),
                               image);
@@ -184,6 +186,8 @@ Result<std::unique_ptr<Node>> open_disk(Context& context, const DiskOptions& opt
     if (format == "qcow2") own.format = format;
   }
   std::unique_ptr<Node> node = HUSK_TRY(Opener(context).open(own, 0));
+  if (!options.snapshot.empty() && node->driver() != "qcow2")
+    return fail("'{}' is {}; it has no snapshots", options.path, node->driver());
   if (options.temporary) {
     const std::uint64_t size = node->info().size;
     node = std::make_unique<Overlay>(context, std::move(node), size);

@@ -35,6 +35,7 @@ struct DiskOptions {
   std::optional<bool> lazy_refcounts{};
   std::optional<std::uint64_t> l2_cache{};  ///< bytes
   bool without_backing = false;             ///< as if the image named no backing file
+  std::string snapshot{};                   ///< the disk as it was in this internal snapshot; needs read_only
   bool for_inspection = false;              ///< open even if corrupt; implies read_only
   std::uint64_t nbd_reconnect_ns = 0;       ///< how long requests wait for a lost NBD server
 };

@@ -26,6 +26,8 @@ struct ImageOptions {
   std::optional<bool> lazy_refcounts{};     ///< instead of what the image says
   /// Read-only, and whatever it says of itself: for `check` and `info`.
   bool for_inspection = false;
+  /// The disk as it was in this snapshot (name or id); read-only.
+  std::string snapshot{};
 };
 
 /// What an image at rest consists of besides its clusters.

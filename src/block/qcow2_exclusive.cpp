@@ -12,6 +12,16 @@
 
 namespace husk::block::qcow2 {
 
+namespace {
+Result<std::size_t> find_snapshot(const Metadata& meta, const std::string& name) {
+  for (std::size_t i = 0; i < meta.snapshots.size(); ++i)
+    if (meta.snapshots[i].name == name) return i;
+  for (std::size_t i = 0; i < meta.snapshots.size(); ++i)
+    if (meta.snapshots[i].id == name) return i;
+  return std::unexpected(Error{fmt::format("there is no snapshot '{}'", name), "'husk img snapshot -l' lists them"});
+}
+}  // namespace
+
 Image::Image(Context& context, std::unique_ptr<Node> file, std::unique_ptr<Node> data_file,
              std::unique_ptr<Node> backing, const ImageOptions& options)
     : context_(context),
@@ -51,6 +61,15 @@ Status Image::load(Header header) {
       HUSK_TRY(disk.flush());
       meta.header.autoclear = autoclear;
     }
+  }
+  if (!options_.snapshot.empty()) {
+    if (writes) return fail("snapshot '{}' of '{}' can only be read", options_.snapshot, name());
+    const Snapshot& snapshot = meta.snapshots[HUSK_TRY(find_snapshot(meta, options_.snapshot))];
+    std::vector<std::uint8_t> bytes(std::uint64_t{snapshot.l1_size} * 8);
+    HUSK_TRY(disk.read(snapshot.l1_offset, bytes));
+    meta.l1.resize(snapshot.l1_size);
+    for (std::size_t i = 0; i < meta.l1.size(); ++i) meta.l1[i] = load_be<std::uint64_t>(&bytes[i * 8]);
+    meta.header.size = snapshot.disk_size;
   }
   adopt(std::move(meta));
   return {};
@@ -181,16 +200,6 @@ void Image::create_snapshot(std::string name, Done done) {
       },
       std::move(done));
 }
-
-namespace {
-Result<std::size_t> find_snapshot(const Metadata& meta, const std::string& name) {
-  for (std::size_t i = 0; i < meta.snapshots.size(); ++i)
-    if (meta.snapshots[i].name == name) return i;
-  for (std::size_t i = 0; i < meta.snapshots.size(); ++i)
-    if (meta.snapshots[i].id == name) return i;
-  return std::unexpected(Error{fmt::format("there is no snapshot '{}'", name), "'husk img snapshot -l' lists them"});
-}
-}  // namespace
 
 void Image::apply_snapshot(std::string name, Done done) {
   exclusively(

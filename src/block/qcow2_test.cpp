@@ -420,7 +420,7 @@ INSTANTIATE_TEST_SUITE_P(Formats, Qcow2Model,
                          ::testing::Values("", "-o compat=0.10", "-o cluster_size=512", "-o cluster_size=2k",
                                            "-o cluster_size=1M", "-o extended_l2=on,cluster_size=16k",
                                            "-o extended_l2=on", "-o lazy_refcounts=on", "-o refcount_bits=1",
-                                           "-o refcount_bits=64,cluster_size=1k", "backing", "backing -o compat=0.10",
+                                           "-o refcount_bits=64,cluster_size=1k", "backing ", "backing -o compat=0.10",
                                            "backing -o extended_l2=on", "backing -o cluster_size=8k",
                                            "-o preallocation=metadata"));
 

@@ -2,6 +2,7 @@
 #include "accel/soft/soft_accel.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "cpu/interp/core.h"
 #if HUSK_HAVE_JIT
@@ -63,12 +64,19 @@ class SoftVcpu final : public Vcpu {
  public:
   SoftVcpu(SoftAccel& accel, VcpuDeps deps)
       : accel_(accel),
+        index_(deps.index),
         core_({deps.index, deps.model, accel.deps_.memory, accel.deps_.io, deps.interrupts, accel.deps_.clock,
                accel.deps_.log, deps.model.tsc_hz, std::move(deps.floating_point_error)}) {
     core_.on_wake([this] { wake(); });
-    core_.on_code_page([this](const std::uint8_t* page) {
-      for (SoftVcpu* other : accel_.vcpus_)
-        if (other != this) other->core_.drop_write_access(page);
+    core_.on_code_page(
+        [this](mem::RamRegion& ram, std::uint64_t offset) { accel_.code_page_marked(*this, ram, offset); });
+    core_.on_late_drop(
+        [this](mem::RamRegion& ram, std::uint64_t offset) { accel_.code_written(ram, offset, mem::kPageSize); });
+    core_.on_page_forgotten(
+        [this](mem::RamRegion& ram, std::uint64_t offset) { accel_.code_page_forgotten(*this, ram, offset); });
+    // A spinning CPU waits for one that may have no host CPU to run on.
+    core_.on_spin([this] {
+      if (accel_.vcpus_.size() > 1) std::this_thread::yield();
     });
     const std::lock_guard lock(accel_.vcpus_mutex_);
     accel_.vcpus_.push_back(this);
@@ -89,13 +97,18 @@ class SoftVcpu final : public Vcpu {
   }
 
   Exit run() override {
+    runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
     for (;;) {
-      accel_.turn_.acquire();
       interp::RunExit why;
-      do {
+      if (engine_) {
         why = core_.run(kQuantum);
-      } while (why == interp::RunExit::quantum && !accel_.turn_.contended());
-      accel_.turn_.release();
+      } else {
+        accel_.turn_.acquire();
+        do {
+          why = core_.run(kQuantum);
+        } while (why == interp::RunExit::quantum && !accel_.turn_.contended());
+        accel_.turn_.release();
+      }
       switch (why) {
         case interp::RunExit::quantum: break;
         case interp::RunExit::halted:
@@ -170,6 +183,8 @@ class SoftVcpu final : public Vcpu {
   }
 
   SoftAccel& accel_;
+  unsigned index_;
+  std::atomic<std::thread::id> runner_{};  ///< the thread that last called run()
   interp::Core core_;
   std::unique_ptr<interp::CodeEngine> engine_;
   std::unique_ptr<TraceAdapter> adapter_;
@@ -216,15 +231,57 @@ Status SoftAccel::add_ram(mem::RamRegion& region) {
                          code_written(written, offset, length);
                        },
                        [this](mem::RamRegion&) {
-                         for (SoftVcpu* vcpu : vcpus_) vcpu->core_.drop_write_access();
+                         for (SoftVcpu* vcpu : vcpus_) vcpu->core_.request_drop_write_access();
                        }});
   return {};
 }
 
+void SoftAccel::code_page_marked(SoftVcpu& vcpu, mem::RamRegion& region, std::uint64_t offset) {
+  {
+    const std::lock_guard lock(holders_mutex_);
+    holders_[region.data() + offset] |= std::uint64_t{1} << (vcpu.index_ % 64);
+    // Once more, under the lock: the last holder before may just have given the page up.
+    region.set_page_flags(offset, mem::RamRegion::kHasCode);
+  }
+  for (SoftVcpu* other : vcpus_)
+    if (other != &vcpu) other->core_.request_drop_write_access(region, offset);
+}
+
+void SoftAccel::code_page_forgotten(SoftVcpu& vcpu, mem::RamRegion& region, std::uint64_t offset) {
+  const std::lock_guard lock(holders_mutex_);
+  const auto found = holders_.find(region.data() + offset);
+  if (found == holders_.end()) return;
+  // With more than 64 CPUs a bit stands for several: the page stays marked.
+  if (vcpus_.size() > 64) return;
+  found->second &= ~(std::uint64_t{1} << vcpu.index_);
+  if (found->second != 0) return;
+  holders_.erase(found);
+  region.clear_page_flags(offset, mem::RamRegion::kHasCode);
+}
+
 void SoftAccel::code_written(mem::RamRegion& region, std::uint64_t offset, std::uint64_t length) {
-  bool unused = true;
-  for (SoftVcpu* vcpu : vcpus_) unused &= vcpu->core_.code_written(region, offset, length);
-  if (unused) region.clear_page_flags(offset, mem::RamRegion::kHasCode);
+  const std::uint64_t page = offset - offset % mem::kPageSize;
+  std::uint64_t holders;
+  {
+    const std::lock_guard lock(holders_mutex_);
+    const auto found = holders_.find(region.data() + page);
+    // Decoded long ago and forgotten since with the rest of a full cache.
+    if (found == holders_.end()) {
+      region.clear_page_flags(page, mem::RamRegion::kHasCode);
+      return;
+    }
+    holders = found->second;
+  }
+  const std::thread::id here = std::this_thread::get_id();
+  for (SoftVcpu* vcpu : vcpus_) {
+    if (!(holders >> (vcpu->index_ % 64) & 1)) continue;
+    // A CPU's own code is gone before its next instruction. The others hear of it soon, as they would on real hardware:
+    // there too code that another CPU changes is only sure to be seen after that CPU serialized.
+    if (vcpu->runner_.load(std::memory_order_relaxed) != here)
+      vcpu->core_.request_code_written(region, offset, length);
+    else if (vcpu->core_.code_written(region, offset, length))
+      code_page_forgotten(*vcpu, region, page);
+  }
 }
 
 void SoftAccel::set_a20(bool open) {

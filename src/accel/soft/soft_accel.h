@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <unordered_map>
 
 #include "accel/accel.h"
 
@@ -58,12 +59,16 @@ class SoftAccel final : public Accelerator {
   };
 
   void code_written(mem::RamRegion& region, std::uint64_t offset, std::uint64_t length);
+  void code_page_marked(SoftVcpu& vcpu, mem::RamRegion& region, std::uint64_t offset);
+  void code_page_forgotten(SoftVcpu& vcpu, mem::RamRegion& region, std::uint64_t offset);
 
   SoftAccelDeps deps_;
   Turn turn_;
   std::mutex vcpus_mutex_;
   std::vector<SoftVcpu*> vcpus_;
   std::vector<mem::RamRegion*> regions_;
+  std::mutex holders_mutex_;
+  std::unordered_map<const std::uint8_t*, std::uint64_t> holders_;  ///< [host page]: which CPUs hold code of it
   mem::AddressSpace::ChangeListener layout_listener_;
   std::atomic<unsigned> hopeless_{0};  ///< CPUs asleep that no interrupt can wake
 };

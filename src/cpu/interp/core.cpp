@@ -57,6 +57,7 @@ bool Core::breakpoint_near() const {
 void Core::handle_attention() {
   const std::uint32_t bits = attention_.exchange(0, std::memory_order_acq_rel);
   if (bits & kAttentionTlb) flush_tlb_all();
+  if (bits & kAttentionPages) handle_page_requests();
   if (bits & kAttentionInterrupt) interrupt_waiting_ = true;
   if (bits & kAttentionNmi) s.nmi_pending = true;
   if (bits & kAttentionInit) {
@@ -301,7 +302,7 @@ bool Core::fetch_page(std::uint64_t linear, const ExecEntry*& entry) {
 void Core::mark_code_page(mem::RamRegion& ram, std::uint64_t page_offset) {
   ram.set_page_flags(page_offset, mem::RamRegion::kHasCode);
   drop_write_access(ram.data() + page_offset);
-  if (code_page_marked_) code_page_marked_(ram.data() + page_offset);
+  if (code_page_marked_) code_page_marked_(ram, page_offset);
 }
 
 Flow Core::run_block() {

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <type_traits>
 #include <vector>
@@ -124,8 +125,8 @@ class CodeEngine {
   /// Linear addresses mean something else now; global pages too unless `keep_global`.
   virtual void space_changed(bool keep_global) = 0;
   virtual void page_flushed(std::uint64_t linear) = 0;
-  /// Cached writability of one page of RAM, or of all (null), is no longer valid.
-  virtual void write_access_dropped(const std::uint8_t* host_page) = 0;
+  /// Cached writability of one page of RAM, or of all (null), is no longer valid. True if there was any.
+  virtual bool write_access_dropped(const std::uint8_t* host_page) = 0;
 };
 
 class Core final : public core::CpuPins {
@@ -153,6 +154,10 @@ class Core final : public core::CpuPins {
     signal(kAttentionSipi);
   }
   void request_stop() { signal(kAttentionStop); }
+  /// As code_written() and drop_write_access() below, from any thread while the CPU may run: done soon, on its own thread.
+  void request_code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length);
+  void request_drop_write_access(mem::RamRegion& ram, std::uint64_t page_offset);
+  void request_drop_write_access();
   /// Asks the CPU to drop its TLB or its decoded code before the next instruction (layout changed, another vCPU wrote code).
   void request_tlb_flush() { signal(kAttentionTlb); }
   /// Set by the accelerator: called (from any thread) after an attention bit was set, to end a wait for it.
@@ -425,10 +430,21 @@ class Core final : public core::CpuPins {
   /// from them. Called on this CPU's thread. Returns true if nothing decoded from that page is left.
   bool code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length);
   /// Forgets cached writability of every page (dirty log started) or of one page (it now holds code of some CPU).
-  void drop_write_access();
-  void drop_write_access(const std::uint8_t* host_page);
+  /// True if there was any.
+  bool drop_write_access();
+  bool drop_write_access(const std::uint8_t* host_page);
+  /// Called now and then while the guest waits in a loop (PAUSE).
+  void on_spin(std::function<void()> told) { spinning_ = std::move(told); }
+  void note_pause() {
+    constexpr unsigned kPatience = 64;
+    if (++pauses_ % kPatience == 0 && spinning_) spinning_();
+  }
   /// Called when this CPU first decodes from a page, after its kHasCode is set: others must drop_write_access to it.
-  void on_code_page(std::function<void(const std::uint8_t* host_page)> told) { code_page_marked_ = std::move(told); }
+  void on_code_page(std::function<void(mem::RamRegion&, std::uint64_t page_offset)> told) { code_page_marked_ = std::move(told); }
+  /// Called when a request_drop_write_access() of one page took access away: the page may have been written unnoticed.
+  void on_late_drop(std::function<void(mem::RamRegion&, std::uint64_t page_offset)> told) { late_drop_ = std::move(told); }
+  /// Called when a request_code_written() left nothing decoded from that page.
+  void on_page_forgotten(std::function<void(mem::RamRegion&, std::uint64_t page_offset)> told) { page_forgotten_ = std::move(told); }
 
   // ---- accelerator, debugger, reports ----
   DebugRequest debug;
@@ -472,7 +488,7 @@ class Core final : public core::CpuPins {
   enum MmuIndex : unsigned { kMmuUser, kMmuSupervisor, kMmuSupervisorAc, kMmuCount };
   enum Attention : std::uint32_t {
     kAttentionInterrupt = 1, kAttentionNmi = 2, kAttentionSmi = 4, kAttentionInit = 8, kAttentionSipi = 16,
-    kAttentionStop = 32, kAttentionTlb = 64,
+    kAttentionStop = 32, kAttentionTlb = 64, kAttentionPages = 128,
   };
 
   /// Which table holds the entries of an access that may be made on behalf of another privilege than the current one.
@@ -492,6 +508,8 @@ class Core final : public core::CpuPins {
   bool store_slow(unsigned seg, std::uint64_t ea, const std::uint8_t* data, unsigned size);
   bool modify_slow(unsigned seg, std::uint64_t ea, unsigned size, bool locked,
                    const std::function<std::uint64_t(std::uint64_t)>& change);
+  /// Atomic against other CPUs. False if the bytes are not aligned in RAM: nothing was done.
+  bool exchange_locked(std::uint64_t linear, unsigned size, const std::function<std::uint64_t(std::uint64_t)>& change);
   bool aligned_or_fault(unsigned seg, std::uint64_t ea, std::size_t size);
   /// Segment checks (limit, type, null, canonical) and alignment check; gives the linear address. False: fault recorded.
   bool segment_access(unsigned seg, std::uint64_t ea, unsigned size, AccessKind kind, std::uint64_t& linear);
@@ -501,6 +519,7 @@ class Core final : public core::CpuPins {
   bool physical_access(std::uint64_t gpa, std::uint8_t* data, unsigned size, AccessKind kind);
   void check_watch(std::uint64_t linear, unsigned size, AccessKind kind);
   void handle_attention();
+  void handle_page_requests();
   /// Takes the highest-priority pending event between instructions; true if one was delivered.
   bool take_pending();
   /// The RAM page that code at `linear` is fetched from, null if it is not RAM. False: fault recorded.
@@ -525,7 +544,17 @@ class Core final : public core::CpuPins {
   std::atomic<std::uint32_t> attention_{0};
   std::atomic<std::uint8_t> sipi_vector_{0};
   std::function<void()> wake_;
-  std::function<void(const std::uint8_t*)> code_page_marked_;
+  std::function<void(mem::RamRegion&, std::uint64_t)> code_page_marked_, late_drop_, page_forgotten_;
+  std::function<void()> spinning_;
+  unsigned pauses_ = 0;
+  /// What other threads ask about pages of RAM.
+  struct PageRequest {
+    mem::RamRegion* ram;   ///< null: write access to every page
+    std::uint64_t offset;
+    std::uint64_t length;  ///< 0: drop write access to the page; else code_written()
+  };
+  std::mutex page_requests_mutex_;
+  std::vector<PageRequest> page_requests_;
   bool leave_block_ = false;
   CodeSize code_size_ = CodeSize::bits16;
   unsigned cpl_ = 0;

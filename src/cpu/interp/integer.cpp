@@ -748,6 +748,10 @@ Flow aad(Core& core, const Insn& insn) {
 
 // ---- flags, hints, random numbers ----
 
+Flow pause(Core& core, const Insn&) {
+  core.note_pause();
+  return Flow::next;
+}
 Flow nop(Core&, const Insn&) { return Flow::next; }
 Flow fence(Core&, const Insn&) {
   std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -908,7 +912,7 @@ void bind_integer(HandlerTable& t) {
   bind_moves(t);
   bind_bits(t);
   t.set(Sem::nop, nop);
-  t.set(Sem::pause, nop);
+  t.set(Sem::pause, pause);
   t.set(Sem::lfence, fence);
   t.set(Sem::mfence, fence);
   t.set(Sem::sfence, fence);

@@ -181,22 +181,45 @@ bool Core::probe(unsigned seg, std::uint64_t ea, unsigned size, AccessKind kind)
 
 bool Core::modify_slow(unsigned seg, std::uint64_t ea, unsigned size, bool locked,
                        const std::function<std::uint64_t(std::uint64_t)>& change) {
-  // Under the interpreter all CPUs of a machine run in turn on one thread, so that a split or MMIO access that is
-  // locked needs no more than an unlocked one.
-  (void)locked;
   if (!probe(seg, ea, size, AccessKind::write)) return false;
   std::uint8_t raw[8] = {};
   std::uint64_t linear;
   if (!segment_access(seg, ea, size, AccessKind::write, linear) ||
       !access_linear(linear, raw, size, AccessKind::read, cpl_ == 3))
     return false;
-  const std::uint64_t value = change(load_le<std::uint64_t>(raw));
-  store_le<std::uint64_t>(raw, value);
-  if (!access_linear(linear, raw, size, AccessKind::write, cpl_ == 3)) return false;
+  // A locked access must be one access to the other CPUs too, where the host can make one. Split or MMIO accesses that
+  // are locked are not atomic here.
+  if (!(locked && exchange_locked(linear, size, change))) {
+    store_le<std::uint64_t>(raw, change(load_le<std::uint64_t>(raw)));
+    if (!access_linear(linear, raw, size, AccessKind::write, cpl_ == 3)) return false;
+  }
   if (watch_active_) [[unlikely]] {
     check_watch(linear, size, AccessKind::read);
     check_watch(linear, size, AccessKind::write);
   }
+  return true;
+}
+
+bool Core::exchange_locked(std::uint64_t linear, unsigned size, const std::function<std::uint64_t(std::uint64_t)>& change) {
+  if constexpr (std::endian::native != std::endian::little) return false;
+  std::uint64_t gpa;
+  if (linear % size != 0 || !translate_cached(linear, AccessKind::write, cpl_ == 3, gpa)) return false;
+  const mem::Target target = deps_.memory.find(gpa & a20_mask_);
+  if (!target.ram || !target.writable || target.length < size) return false;
+  std::uint8_t* const host = target.ram->data() + target.offset;
+  const auto loop = [&]<class T>(T*) {
+    T* const at = reinterpret_cast<T*>(host);
+    T old = __atomic_load_n(at, __ATOMIC_SEQ_CST);
+    while (!__atomic_compare_exchange_n(at, &old, static_cast<T>(change(old)), false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    }
+  };
+  switch (size) {
+    case 1: loop(static_cast<std::uint8_t*>(nullptr)); break;
+    case 2: loop(static_cast<std::uint16_t*>(nullptr)); break;
+    case 4: loop(static_cast<std::uint32_t*>(nullptr)); break;
+    default: loop(static_cast<std::uint64_t*>(nullptr)); break;
+  }
+  target.ram->note_write(target.offset, size);
   return true;
 }
 
@@ -244,19 +267,65 @@ bool Core::code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t
   return blocks_->written(ram, offset, length) && engine_done;
 }
 
-void Core::drop_write_access() {
+bool Core::drop_write_access() {
   for (auto& table : tlb_)
     for (TlbEntry& entry : table) entry.write_tag = kInvalidTag;
   if (engine_) engine_->write_access_dropped(nullptr);
+  return true;
 }
 
-void Core::drop_write_access(const std::uint8_t* host_page) {
+bool Core::drop_write_access(const std::uint8_t* host_page) {
+  bool any = false;
   for (auto& table : tlb_)
     for (TlbEntry& entry : table)
       if (entry.write_tag != kInvalidTag &&
-          entry.addend + (entry.write_tag & ~std::uint64_t{0xFFF}) == reinterpret_cast<std::uintptr_t>(host_page))
+          entry.addend + (entry.write_tag & ~std::uint64_t{0xFFF}) == reinterpret_cast<std::uintptr_t>(host_page)) {
         entry.write_tag = kInvalidTag;
-  if (engine_) engine_->write_access_dropped(host_page);
+        any = true;
+      }
+  if (engine_) any |= engine_->write_access_dropped(host_page);
+  return any;
+}
+
+void Core::request_code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) {
+  {
+    const std::lock_guard lock(page_requests_mutex_);
+    page_requests_.push_back({&ram, offset, length});
+  }
+  signal(kAttentionPages);
+}
+
+void Core::request_drop_write_access(mem::RamRegion& ram, std::uint64_t page_offset) {
+  {
+    const std::lock_guard lock(page_requests_mutex_);
+    page_requests_.push_back({&ram, page_offset, 0});
+  }
+  signal(kAttentionPages);
+}
+
+void Core::request_drop_write_access() {
+  {
+    const std::lock_guard lock(page_requests_mutex_);
+    page_requests_.push_back({nullptr, 0, 0});
+  }
+  signal(kAttentionPages);
+}
+
+void Core::handle_page_requests() {
+  std::vector<PageRequest> requests;
+  {
+    const std::lock_guard lock(page_requests_mutex_);
+    requests.swap(page_requests_);
+  }
+  for (const PageRequest& request : requests) {
+    if (!request.ram) {
+      drop_write_access();
+    } else if (request.length == 0) {
+      if (drop_write_access(request.ram->data() + request.offset) && late_drop_) late_drop_(*request.ram, request.offset);
+    } else if (code_written(*request.ram, request.offset, request.length) && page_forgotten_) {
+      page_forgotten_(*request.ram, align_down(request.offset, mem::kPageSize));
+    }
+  }
 }
 
 }  // namespace husk::cpu::interp

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <new>
+#include <span>
 
 #include "base/bits.h"
 #include "base/check.h"
@@ -23,6 +24,12 @@ std::uint64_t spilled_form(std::uint64_t rflags) {
 std::uint64_t rflags_form(std::uint64_t spilled) {
   return ((spilled >> 8) & (kSF | kZF | kAF | kPF | kCF)) | ((spilled & 1) ? std::uint64_t{kOF} : 0);
 }
+/// DataSlots of loads and stores and of each privilege are apart: what one may reach is not for the others.
+struct SlotShare {
+  unsigned first, count;
+};
+constexpr SlotShare kSlotShares[3][2] = {
+    {{0, 1024}, {1024, 768}}, {{1792, 1024}, {2816, 768}}, {{3584, 256}, {3840, 256}}};
 constexpr std::uint32_t kAllMasked = 0x1F80;  ///< of MXCSR
 }  // namespace
 
@@ -63,13 +70,7 @@ DataSlot Engine::empty_slot() const {
 void Engine::reset_slots() { std::fill(std::begin(context_.slots), std::end(context_.slots), empty_slot()); }
 
 DataSlot& Engine::next_slot(unsigned mmu_index, bool write) {
-  // Those of loads and stores and of each privilege are apart: what one may reach is not for the others.
-  struct Share {
-    unsigned first, count;
-  };
-  static constexpr Share kShares[3][2] = {
-      {{0, 1024}, {1024, 768}}, {{1792, 1024}, {2816, 768}}, {{3584, 256}, {3840, 256}}};
-  const Share& share = kShares[mmu_index][write];
+  const SlotShare& share = kSlotShares[mmu_index][write];
   return context_.slots[share.first + next_slot_[mmu_index][write]++ % share.count];
 }
 
@@ -104,15 +105,20 @@ void Engine::page_flushed(std::uint64_t linear) {
   if (executable_[(linear >> 12) % executable_.size()]) reset_jumps(false);
 }
 
-void Engine::write_access_dropped(const std::uint8_t* host_page) {
+bool Engine::write_access_dropped(const std::uint8_t* host_page) {
   if (!host_page) {
     reset_slots();
-    return;
+    return true;
   }
-  // Loads through the page's slots are as good as before, but nobody knows which slots are those.
+  bool any = false;
   const auto host = reinterpret_cast<std::uintptr_t>(host_page);
-  for (DataSlot& slot : context_.slots)
-    if (slot.page + slot.addend == host) slot = empty_slot();
+  for (const auto& shares : kSlotShares)
+    for (DataSlot& slot : std::span(context_.slots).subspan(shares[1].first, shares[1].count))
+      if (slot.page + slot.addend == host) {
+        slot = empty_slot();
+        any = true;
+      }
+  return any;
 }
 
 bool Engine::code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) {

@@ -40,7 +40,7 @@ class Engine final : public interp::CodeEngine {
   bool code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) override;
   void space_changed(bool keep_global) override;
   void page_flushed(std::uint64_t linear) override;
-  void write_access_dropped(const std::uint8_t* host_page) override;
+  bool write_access_dropped(const std::uint8_t* host_page) override;
 
   /// For tests: each run() ends with the block it began with.
   void set_single_block(bool on) { single_block_ = on; }

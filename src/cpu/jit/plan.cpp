@@ -17,13 +17,13 @@ using namespace std::string_view_literals;
 /// Integer semantics, without their operand shape, that act on registers, one memory operand and arithmetic flags
 /// alone.
 constexpr auto kCopied = std::to_array<std::string_view>({
-    "adc",   "adcx",    "add",        "adox",      "and",    "andn",   "bextr",  "blsi",   "blsmsk", "blsr",   "bsf",
-    "bsr",   "bswap",   "bt",         "btc",       "btr",    "bts",    "bzhi",   "cbw",    "clc",    "cmc",    "cmovcc",
-    "cmp",   "cmpxchg", "cmpxchg16b", "cmpxchg8b", "crc32",  "cwd",    "dec",    "imul",   "inc",    "lahf",   "lfence",
-    "lzcnt", "mfence",  "mov",        "movbe",     "movnti", "movsx",  "movsxd", "movzx",  "mul",    "mulx",   "neg",
-    "not",   "or",      "pause",      "pdep",      "pext",   "popcnt", "rcl",    "rcr",    "rdrand", "rdseed", "rol",
-    "ror",   "rorx",    "sahf",       "sar",       "sarx",   "sbb",    "setcc",  "sfence", "shl",    "shld",   "shlx",
-    "shr",   "shrd",    "shrx",       "stc",       "sub",    "test",   "tzcnt",  "xadd",   "xchg",   "xor",
+    "adc",   "adcx",    "add",        "adox",      "and",    "andn",  "bextr",  "blsi",   "blsmsk", "blsr", "bsf",
+    "bsr",   "bswap",   "bt",         "btc",       "btr",    "bts",   "bzhi",   "cbw",    "clc",    "cmc",  "cmovcc",
+    "cmp",   "cmpxchg", "cmpxchg16b", "cmpxchg8b", "crc32",  "cwd",   "dec",    "imul",   "inc",    "lahf", "lfence",
+    "lzcnt", "mfence",  "mov",        "movbe",     "movnti", "movsx", "movsxd", "movzx",  "mul",    "mulx", "neg",
+    "not",   "or",      "pdep",       "pext",      "popcnt", "rcl",   "rcr",    "rdrand", "rdseed", "rol",  "ror",
+    "rorx",  "sahf",    "sar",        "sarx",      "sbb",    "setcc", "sfence", "shl",    "shld",   "shlx", "shr",
+    "shrd",  "shrx",    "stc",        "sub",       "test",   "tzcnt", "xadd",   "xchg",   "xor",
 });
 /// Vector instructions with an implicit address, more than one address, or accesses that depend on a mask.
 constexpr auto kVectorCalls = std::to_array<std::string_view>({

@@ -88,6 +88,9 @@ struct VcpuDeps {
   unsigned index = 0;
   const cpu::CpuModel& model;
   core::CpuInterrupts& interrupts;
+  /// The CPU's FERR# pin, asserted when an x87 exception is pending with CR0.NE clear; answers with IGNNE#, which lets
+  /// x87 instructions through. Null: not wired, the CPU goes on. Accelerators that cannot tell do not call it.
+  std::function<bool(bool asserted)> floating_point_error{};
 };
 
 class Accelerator {

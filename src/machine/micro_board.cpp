@@ -104,6 +104,7 @@ Status MicroBoard::build_chipset() {
                                            {}));
   port92_ = HUSK_TRY(devices::Port92::create({io_space_, &chipset_, deps_.control, *a20_}));
   reset_control_ = std::make_unique<devices::ResetControl>(devices::ResetControl::Deps{deps_.control});
+  fpu_error_ = HUSK_TRY(devices::FpuError::create({io_space_, &chipset_, isa_->line(kFpuIrq)}));
   pit_ = std::make_unique<devices::Pit>(devices::Pit::Deps{io_space_, &chipset_, *chipset_clock_, irq0_->share("pit")});
   rtc_ = std::make_unique<devices::Rtc>(devices::Rtc::Deps{.io_space = io_space_,
                                                            .domain = &chipset_,
@@ -131,7 +132,7 @@ Status MicroBoard::build_chipset() {
   lpc_ = HUSK_TRY(devices::pci::LpcBridge::create(
       {pci_bus_, [this](std::optional<std::uint16_t> base) { pm_->set_base(base); }, {}}, {.multifunction = false}));
   for (core::Device* device :
-       std::initializer_list<core::Device*>{i8042_.get(), port92_.get(), reset_control_.get(), pit_.get(), rtc_.get(),
+       std::initializer_list<core::Device*>{i8042_.get(), port92_.get(), fpu_error_.get(), reset_control_.get(), pit_.get(), rtc_.get(),
                                             hpet_.get(), pm_.get(), pci_host_.get(), host_bridge_.get(), lpc_.get()})
     add(*device, &chipset_);
   return {};
@@ -182,6 +183,14 @@ Status MicroBoard::build_test_devices() {
     keep(HUSK_TRY(devices::PcTestdev::create({memory_space_, io_space_, &chipset_, std::move(lines)})));
   }
   return {};
+}
+
+std::function<bool(bool)> MicroBoard::floating_point_error(unsigned cpu) {
+  if (cpu != 0) return {};
+  return [this](bool asserted) {
+    const mem::DomainGuard guard(&chipset_);
+    return fpu_error_->set_ferr(asserted);
+  };
 }
 
 boot::MemoryLayout MicroBoard::layout() const {

@@ -18,6 +18,7 @@
 #include "cpu/model.h"
 #include "devices/acpi/pm.h"
 #include "devices/chipset/a20_gate.h"
+#include "devices/chipset/fpu_error.h"
 #include "devices/chipset/port92.h"
 #include "devices/chipset/reset_control.h"
 #include "devices/input/i8042.h"
@@ -99,7 +100,7 @@ class MicroBoard final {
   static constexpr mem::Gpa kAcpiBase = 0xE'0000;
   static constexpr mem::Gpa kSmbiosBase = 0xF'0000;
   static constexpr std::uint64_t kRamMin = std::uint64_t{1} << 20;
-  static constexpr unsigned kSciIrq = 9;
+  static constexpr unsigned kSciIrq = 9, kFpuIrq = 13;
 
   static Result<std::unique_ptr<MicroBoard>> create(Deps deps, Config config);
   ~MicroBoard();
@@ -107,6 +108,8 @@ class MicroBoard final {
   mem::AddressSpace& memory_space() { return memory_space_; }
   mem::AddressSpace& io_space() { return io_space_; }
   core::CpuInterrupts& interrupts(unsigned cpu) { return *apics_[cpu]; }
+  /// The wires FERR# and IGNNE# of a CPU: PCs connect those of the first one only.
+  std::function<bool(bool asserted)> floating_point_error(unsigned cpu);
   /// A clock without a lock, for CPUs.
   const core::Clock& clock() const { return *cpu_clock_; }
   std::span<mem::RamRegion* const> ram() const { return ram_list_; }
@@ -177,6 +180,7 @@ class MicroBoard final {
   std::unique_ptr<core::SharedLine> irq0_, irq8_;
   std::unique_ptr<devices::A20Gate> a20_;
   std::unique_ptr<devices::Port92> port92_;
+  std::unique_ptr<devices::FpuError> fpu_error_;
   std::unique_ptr<devices::ResetControl> reset_control_;
   std::unique_ptr<devices::I8042> i8042_;
   std::unique_ptr<devices::Pit> pit_;

@@ -24,6 +24,8 @@ void x87_init(X87State& x87);
 /// became of it: #MF with CR0.NE; without, FERR# is pulled and the instruction is tried again until an interrupt comes
 /// or IGNNE# lets it pass (SDM vol. 1, 8.7).
 Flow x87_deliver_pending(Core& core);
+/// To be called when an instruction has taken a pending exception away: lets FERR# fall.
+void x87_error_cleared(Core& core);
 inline Flow x87_check_pending(Core& core) {
   if (!(core.s.x87.status & kX87ErrorSummary)) [[likely]]
     return Flow::next;

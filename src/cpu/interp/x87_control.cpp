@@ -45,8 +45,12 @@ void x87_init(X87State& x87) {
 
 Flow x87_deliver_pending(Core& core) {
   if (core.s.cr0 & kCr0Ne) return core.raise(kMF);
-  if (!core.deps().floating_point_error || core.deps().floating_point_error()) return Flow::next;
+  if (!core.deps().floating_point_error || core.deps().floating_point_error(true)) return Flow::next;
   return Flow::repeat;
+}
+
+void x87_error_cleared(Core& core) {
+  if (core.deps().floating_point_error) core.deps().floating_point_error(false);
 }
 
 namespace {
@@ -232,6 +236,15 @@ Flow wait(Core& core, const Insn&) {
   return x87_check_pending(core);
 }
 
+/// Instructions that can take a pending exception away.
+template <Flow (*Handler)(Core&, const Insn&)>
+Flow settling(Core& core, const Insn& insn) {
+  const bool pending = core.s.x87.status & kX87ErrorSummary;
+  const Flow flow = Handler(core, insn);
+  if (pending && !(core.s.x87.status & kX87ErrorSummary)) x87_error_cleared(core);
+  return flow;
+}
+
 void no_operation(X87Unit&, const Insn&) {}
 template <int By>
 void move_top(X87Unit& unit, const Insn&) {
@@ -255,16 +268,16 @@ void bind_x87_control(HandlerTable& table) {
   table.set(Sem::fdecstp, on_registers<move_top<-1>>);
   table.set(Sem::ffree_i, on_registers<free_register<false>>);
   table.set(Sem::ffreep_i, on_registers<free_register<true>>);
-  table.set(Sem::fldcw, waiting<load_control>);
+  table.set(Sem::fldcw, settling<waiting<load_control>>);
   table.set(Sem::fnstcw, store_control);
   table.set(Sem::fnstsw_m, store_status);
   table.set(Sem::fnstsw_a, status_to_ax);
-  table.set(Sem::fnclex, clear_exceptions);
-  table.set(Sem::fninit, initialise);
-  table.set(Sem::fldenv, waiting<load_environment>);
-  table.set(Sem::fnstenv, store_environment);
-  table.set(Sem::frstor, waiting<restore>);
-  table.set(Sem::fnsave, save);
+  table.set(Sem::fnclex, settling<clear_exceptions>);
+  table.set(Sem::fninit, settling<initialise>);
+  table.set(Sem::fldenv, settling<waiting<load_environment>>);
+  table.set(Sem::fnstenv, settling<store_environment>);
+  table.set(Sem::frstor, settling<waiting<restore>>);
+  table.set(Sem::fnsave, settling<save>);
 }
 
 void bind_x87(HandlerTable& table) {

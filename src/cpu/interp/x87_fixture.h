@@ -32,6 +32,7 @@ class X87Machine {
   /// What the FERR# wire answers; and how often it was pulled.
   bool ignne = false;
   unsigned ferr_pulled = 0;
+  bool ferr = false;
 
   /// Decodes one instruction in the current mode and runs its handler, without the dispatcher's checks; RIP moves on.
   Flow run(std::span<const std::uint8_t> bytes) {
@@ -81,8 +82,9 @@ class X87Machine {
                                                                 .interrupts = interrupts_,
                                                                 .clock = clock_,
                                                                 .log = log_,
-                                                                .floating_point_error = [this] {
-                                                                  ++ferr_pulled;
+                                                                .floating_point_error = [this](bool asserted) {
+                                                                  ferr_pulled += asserted;
+                                                                  ferr = asserted;
                                                                   return ignne;
                                                                 }});
 };

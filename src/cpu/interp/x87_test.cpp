@@ -159,6 +159,25 @@ TEST_F(X87, WithoutNumericErrorTheWireIsPulledAndTheInstructionWaits) {
   EXPECT_NE(x87().status & 0x3800, top);
 }
 
+// SDM vol. 1, 8.7.2 and ICH9 "Coprocessor Error": IGNNE# goes when FERR# does, so the chipset must hear of that.
+TEST_F(X87, TakingTheExceptionAwayLetsTheWireFall) {
+  put<std::uint16_t>(0, 0x37F);
+  for (const auto& insn : {std::initializer_list<std::uint8_t>{0xDB, 0xE2}, {0xDB, 0xE3}, {0xD9, 0x73, 0x40}, {0xDD, 0x73, 0x40}}) {
+    run({0xDB, 0xE3});
+    divide_by_zero_unmasked();
+    machine.state().cr0 &= ~std::uint64_t{kCr0Ne};
+    EXPECT_EQ(run({0xD9, 0xE8}), Flow::repeat);
+    EXPECT_TRUE(machine.ferr);
+    EXPECT_EQ(run(insn), Flow::next);  // fnclex, fninit, fnstenv, fnsave
+    EXPECT_FALSE(machine.ferr);
+  }
+  divide_by_zero_unmasked();
+  EXPECT_EQ(run({0xD9, 0xE8}), Flow::repeat);
+  machine.ignne = true;
+  EXPECT_EQ(run({0xD9, 0x2B}), Flow::next);  // fldcw with every exception masked
+  EXPECT_FALSE(machine.ferr);
+}
+
 TEST_F(X87, UnmaskingAnOldFlagMakesItPending) {
   run({0xD9, 0xE8});
   run({0xD9, 0xEE});

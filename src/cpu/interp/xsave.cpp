@@ -4,11 +4,20 @@
 #include "cpu/interp/operands.h"
 #include "cpu/interp/system_handlers.h"
 #include "cpu/interp/system_ops.h"
+#include "cpu/interp/x87.h"
 #include "cpu/sem.h"
 
 namespace husk::cpu::interp {
 namespace {
 
+bool amd(const Core& core) { return core.model.vendor == "AuthenticAMD" || core.model.vendor == "HygonGenuine"; }
+/// AMD stores FOP, FIP and FDP of a pending exception only, and zeros otherwise (APM vol. 5, FXSAVE; a Zen 4, which has
+/// xsaveerptr, does so too). FNSTENV always tells them.
+bool stores_pointers(const Core& core) { return !amd(core) || (core.s.x87.status & kX87ErrorSummary); }
+/// AMD before xsaveerptr (CPUID 8000_0008:EBX[2], RstrFpErrPtrs) loads them under the same condition only.
+bool loads_pointers(const Core& core) {
+  return !amd(core) || core.model.has(Feature::xsaveerptr) || (core.s.x87.status & kX87ErrorSummary);
+}
 /// Writable bits of MXCSR: all of the lower half, and MM where the model has it (APM vol. 1, 4.2.2).
 std::uint32_t mxcsr_mask(const Core& core) { return core.model.has(Feature::misalignsse) ? 0x2FFFF : 0xFFFF; }
 constexpr std::uint32_t kMxcsrInit = 0x1F80;
@@ -35,8 +44,11 @@ void put_x87(const Core& core, bool wide, std::uint8_t* to) {
   store_le<std::uint16_t>(to + 2, x.status);
   to[4] = abridged;
   to[5] = 0;
-  store_le<std::uint16_t>(to + 6, x.opcode);
-  if (wide) {
+  const bool pointers = stores_pointers(core);
+  store_le<std::uint16_t>(to + 6, pointers ? x.opcode : 0);
+  if (!pointers) {
+    std::fill_n(to + 8, kOffsetMxcsr - 8, std::uint8_t{0});
+  } else if (wide) {
     store_le<std::uint64_t>(to + 8, x.ip);
     store_le<std::uint64_t>(to + 16, x.dp);
   } else {
@@ -62,13 +74,9 @@ unsigned tag_of_value(const F80Bits& r) {
   return 0;
 }
 
-void take_x87(Core& core, bool wide, const std::uint8_t* from) {
+void take_pointers(Core& core, bool wide, const std::uint8_t* from) {
+  if (!loads_pointers(core)) return;
   X87State& x = core.s.x87;
-  x.control = static_cast<std::uint16_t>((load_le<std::uint16_t>(from) & 0x1F7F) | 0x40);
-  x.status = load_le<std::uint16_t>(from + 2);
-  // ES and B follow from the exception flags and masks.
-  const bool unmasked = x.status & ~x.control & 0x3F;
-  x.status = static_cast<std::uint16_t>((x.status & ~0x8080) | (unmasked ? 0x8080 : 0));
   x.opcode = load_le<std::uint16_t>(from + 6) & 0x7FF;
   if (wide) {
     x.ip = load_le<std::uint64_t>(from + 8);
@@ -80,6 +88,18 @@ void take_x87(Core& core, bool wide, const std::uint8_t* from) {
     x.dp = load_le<std::uint32_t>(from + 16);
     x.dp_selector = load_le<std::uint16_t>(from + 20);
   }
+}
+
+void take_x87(Core& core, bool wide, const std::uint8_t* from) {
+  X87State& x = core.s.x87;
+  const bool was_pending = x.status & kX87ErrorSummary;
+  x.control = static_cast<std::uint16_t>((load_le<std::uint16_t>(from) & 0x1F7F) | 0x40);
+  x.status = load_le<std::uint16_t>(from + 2);
+  // ES and B follow from the exception flags and masks.
+  const bool unmasked = x.status & ~x.control & 0x3F;
+  x.status = static_cast<std::uint16_t>((x.status & ~0x8080) | (unmasked ? 0x8080 : 0));
+  take_pointers(core, wide, from);
+  if (was_pending && !unmasked) x87_error_cleared(core);
   const unsigned top = (x.status >> 11) & 7;
   x.tag = 0;
   for (unsigned i = 0; i < 8; ++i) {
@@ -92,6 +112,7 @@ void take_x87(Core& core, bool wide, const std::uint8_t* from) {
 }
 
 void init_x87(Core& core) {
+  if (core.s.x87.status & kX87ErrorSummary) x87_error_cleared(core);
   core.s.x87 = X87State{};
   core.s.x87.control = 0x37F;
   core.s.x87.tag = 0xFFFF;

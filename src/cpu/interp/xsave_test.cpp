@@ -50,6 +50,48 @@ TEST_F(Xsave, FxsaveLayout) {
   EXPECT_EQ(get<std::uint8_t>(kArea + 160 + 15 * 16), 0xABu);
   EXPECT_EQ(get<std::uint8_t>(kArea + 416), 0xCCu) << "the last 96 bytes are not written";
 }
+// APM vol. 5, FXSAVE; measured on a Zen 4: zeros without a pending exception, the pointers with one.
+TEST_F(Xsave, AmdStoresPointersOfAPendingExceptionOnly) {
+  ASSERT_EQ(core->model.vendor, "AuthenticAMD");
+  const auto set = [&] {
+    core->s.x87.opcode = 0x123;
+    core->s.x87.ip = 0x1111222233;
+    core->s.x87.dp = 0x5555666677;
+  };
+  set();
+  ASSERT_FALSE(step({0x48, 0x0F, 0xAE, 0x07}).has_value());
+  EXPECT_EQ(get<std::uint16_t>(kArea + 6), 0u);
+  EXPECT_EQ(get<std::uint64_t>(kArea + 8), 0u);
+  EXPECT_EQ(get<std::uint64_t>(kArea + 16), 0u);
+  core->s.x87.control = 0x37B;
+  core->s.x87.status = 0x8084;
+  ASSERT_FALSE(step({0x48, 0x0F, 0xAE, 0x07}).has_value());
+  EXPECT_EQ(get<std::uint16_t>(kArea + 6), 0x123u);
+  EXPECT_EQ(get<std::uint64_t>(kArea + 8), 0x1111222233u);
+  EXPECT_EQ(get<std::uint64_t>(kArea + 16), 0x5555666677u);
+  ASSERT_FALSE(xsave().has_value());
+  EXPECT_EQ(get<std::uint64_t>(kArea + 8), 0x1111222233u);
+  core->s.x87.control = 0x37F;
+  core->s.x87.status = 0;
+  ASSERT_FALSE(xsave().has_value());
+  EXPECT_EQ(get<std::uint64_t>(kArea + 8), 0u);
+}
+// CPUID 8000_0008:EBX[2] RstrFpErrPtrs, which "max" has: loaded whether or not an exception is pending.
+TEST_F(Xsave, FxrstorLoadsPointersWhereTheModelSaysSo) {
+  ASSERT_TRUE(core->model.has(Feature::xsaveerptr));
+  ASSERT_FALSE(step({0x48, 0x0F, 0xAE, 0x07}).has_value());
+  put<std::uint16_t>(kArea + 6, 0x123);
+  put<std::uint64_t>(kArea + 8, 0x1111222233);
+  ASSERT_FALSE(step({0x48, 0x0F, 0xAE, 0x0F}).has_value());
+  EXPECT_EQ(core->s.x87.opcode, 0x123u);
+  EXPECT_EQ(core->s.x87.ip, 0x1111222233u);
+}
+// APM vol. 1, 4.2.2: MM (bit 17) exists with misaligned SSE, so the mask has it.
+TEST_F(Xsave, MxcsrMaskFollowsMisalignedSse) {
+  ASSERT_TRUE(core->model.has(Feature::misalignsse));
+  ASSERT_FALSE(step({0x48, 0x0F, 0xAE, 0x07}).has_value());
+  EXPECT_EQ(get<std::uint32_t>(kArea + 28), 0x2FFFFu);
+}
 TEST_F(Xsave, FxrstorBringsItBack) {
   core->s.x87.registers[5] = {0xC000000000000000, 0xC000};
   core->s.x87.tag = 0xFFFF & ~(3u << 10);

@@ -1,6 +1,7 @@
 // husk: tests of port 92, port CF9 and the A20 gate against the ICH9 data sheet
 #include <gtest/gtest.h>
 
+#include "devices/chipset/fpu_error.h"
 #include "devices/chipset/port92.h"
 #include "devices/chipset/reset_control.h"
 #include "testing/state_checks.h"
@@ -51,6 +52,33 @@ TEST(Port92, RiseOfBitZeroResetsOnce) {
   machine.out8(0x92, 0x00);
   machine.out8(0x92, 0x01);
   EXPECT_EQ(machine.control.resets.size(), 2u);
+}
+
+// ICH9 data sheet, "Coprocessor Error" and COPROC_ERR (port F0h).
+TEST(FpuError, PortF0LowersInterrupt13AndIgnoresErrorsUntilFerrFalls) {
+  TestMachine machine;
+  const auto device = FpuError::create({.io = machine.io_space, .irq = machine.lines.line(13)}).value();
+  EXPECT_FALSE(device->set_ferr(true)) << "the CPU has to wait";
+  EXPECT_TRUE(machine.lines.level(13));
+  EXPECT_FALSE(device->set_ferr(true));
+  EXPECT_EQ(machine.lines.edges(13), 1u);
+  machine.out8(0xF0, 0);
+  EXPECT_FALSE(machine.lines.level(13));
+  EXPECT_TRUE(device->set_ferr(true)) << "IGNNE#";
+  EXPECT_FALSE(machine.lines.level(13));
+  device->set_ferr(false);
+  EXPECT_FALSE(device->set_ferr(true)) << "IGNNE# fell with FERR#";
+  EXPECT_EQ(machine.lines.edges(13), 2u);
+}
+
+TEST(FpuError, PortF0WithoutAnErrorDoesNotDriveIgnne) {
+  TestMachine machine;
+  const auto device = FpuError::create({.io = machine.io_space, .irq = machine.lines.line(13)}).value();
+  machine.out8(0xF0, 0);
+  EXPECT_FALSE(device->set_ferr(true));
+  EXPECT_TRUE(machine.lines.level(13));
+  device->reset(core::ResetKind::warm);
+  EXPECT_FALSE(machine.lines.level(13));
 }
 
 TEST(ResetControl, RiseOfRstCpuResetsHardOrSoft) {

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "devices/acpi/pm.h"
+#include "devices/chipset/fpu_error.h"
 #include "devices/chipset/port92.h"
 #include "devices/chipset/reset_control.h"
 #include "devices/input/i8042.h"
@@ -57,6 +58,11 @@ struct AcpiPmRig : RigOf<AcpiPm> {
       default: return dut->set_base(static_cast<std::uint16_t>(value));
     }
   }
+};
+
+struct FpuErrorRig : RigOf<FpuError> {
+  explicit FpuErrorRig(TestMachine& m) { dut = taken(FpuError::create({m.io_space, nullptr, m.lines.line(13)})); }
+  void stimulate(std::uint8_t what, std::uint64_t) override { dut->set_ferr(what & 1); }
 };
 
 struct HpetRig : RigOf<Hpet> {
@@ -275,6 +281,7 @@ constexpr PortRange kTestdevPorts[] = {{0xE0, 12}, {0x2000, 24}};
 constexpr PortRange kPciPorts[] = {{0xCF8, 8}};
 constexpr PortRange kPicPorts[] = {{0x20, 2}, {0xA0, 2}, {0x4D0, 2}};
 constexpr PortRange kPitPorts[] = {{0x40, 4}, {0x61, 1}};
+constexpr PortRange kFpuErrorPorts[] = {{0xF0, 1}};
 constexpr PortRange kPort92Ports[] = {{0x92, 1}};
 constexpr PortRange kResetPorts[] = {{0xCF9, 1}};
 constexpr PortRange kRtcPorts[] = {{0x70, 4}};
@@ -292,6 +299,12 @@ constexpr DeviceKind kKinds[] = {
      {},
      build<AcpiPmRig>,
      state::schema<AcpiPmChip::State>},
+    {"fpu-error",
+     "x87 errors by IRQ 13, port F0h",
+     kFpuErrorPorts,
+     {},
+     build<FpuErrorRig>,
+     state::schema<FpuErrorState>},
     {"host-bridge", "Q35 memory controller hub, 8086:29c0", kPciPorts, kEcamMmio, build<HostBridgeRig>,
      state::schema<pci::FunctionState>},
     {"hpet", "IA-PC high precision event timer", {}, kHpetMmio, build<HpetRig>, state::schema<HpetState>},

@@ -19,8 +19,8 @@ enum class CacheMode { writeback, none, writethrough, directsync, unsafe };
 Result<CacheMode> parse_cache_mode(const std::string& name);
 
 struct DiskOptions {
-  std::string path;                     ///< a file, a block device or an nbd:, nbd:// or nbd+unix:// address
-  std::string format{};                 ///< "raw" or "qcow2"; if empty the file tells
+  std::string path;      ///< a file, a block device or an nbd:, nbd:// or nbd+unix:// address
+  std::string format{};  ///< "raw" or "qcow2"; if empty the file tells
   bool read_only = false;
   CacheMode cache = CacheMode::writeback;
   bool discard = true;  ///< `discard=unmap`: give discarded space back to the host

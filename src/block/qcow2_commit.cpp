@@ -64,8 +64,8 @@ void Image::start_commit() {
     }
   };
   // With lazy refcounts a crash is mended by counting anew, so they need to be written only now and then.
-  const bool skip_refcounts =
-      lazy_ && !closed_ && !exclusive_ && refcount_cache_->dirty_count() * 4 < refcount_cache_->capacity() && frees_.empty();
+  const bool skip_refcounts = lazy_ && !closed_ && !exclusive_ &&
+                              refcount_cache_->dirty_count() * 4 < refcount_cache_->capacity() && frees_.empty();
   if (!skip_refcounts) take(*refcount_cache_, run.refcounts);
   if (std::exchange(any_refcount_table_dirty_, false))
     take_sectors(refcount_table_dirty_, meta_.refcount_table, meta_.header.refcount_table_offset, run.refcount_table);

@@ -10,6 +10,7 @@
 #include "app/doctor.h"
 #include "app/exit_status.h"
 #include "app/host_files.h"
+#include "app/img/img.h"
 #include "app/launcher.h"
 #include "app/qemu_options.h"
 #include "app/run_command.h"
@@ -26,6 +27,7 @@ namespace {
 constexpr char kHelp[] =
     "Usage: husk run [KERNEL] [OPTION...]   run a virtual machine\n"
     "       husk qemu [OPTION...]           the same with QEMU's command line\n"
+    "       husk img COMMAND [OPTION...]    work on disk images as qemu-img does\n"
     "       husk doctor [--json]            say what this host offers, and what to do about what it lacks\n"
     "       husk --version\n"
     "       husk --help\n"
@@ -122,6 +124,7 @@ int command_doctor(std::span<const std::string> arguments) {
 int run_command_line(const std::string& program, std::span<const std::string> arguments) {
   const std::string name = program.substr(program.rfind('/') + 1);
   if (name == "qemu-system-x86_64") return command_qemu("qemu-system-x86_64", arguments);
+  if (name == "qemu-img") return run_img(arguments, stdout, stderr);
   if (arguments.empty()) {
     std::fputs(kHelp, stderr);
     return kUsageError;
@@ -131,6 +134,7 @@ int run_command_line(const std::string& program, std::span<const std::string> ar
   if (command == "run") return command_run(rest);
   if (command == "qemu") return command_qemu("husk qemu", rest);
   if (command == "doctor") return command_doctor(rest);
+  if (command == "img") return run_img(rest, stdout, stderr);
   if (command == "--version" || command == "-V" || command == "version") {
     put("husk " HUSK_VERSION "\n");
     return printed();
@@ -139,7 +143,7 @@ int run_command_line(const std::string& program, std::span<const std::string> ar
     put(kHelp);
     return printed();
   }
-  static constexpr std::string_view kCommands[] = {"run", "qemu", "doctor", "--version", "--help"};
+  static constexpr std::string_view kCommands[] = {"run", "qemu", "img", "doctor", "--version", "--help"};
   return usage_error("husk",
                      {fmt::format("there is no command '{}'{}", command, machine::nearest_hint(command, kCommands)),
                       "'husk --help' lists those there are"});

@@ -318,6 +318,8 @@ Flow Core::run_block() {
     std::array<Insn, BlockCache::kMaxInsns> insns;
     unsigned count = 0, bytes = 0;
     const auto room = static_cast<unsigned>(mem::kPageSize - (linear & 0xFFF));
+    // An instruction across the page's end is executed alone, with exact fetch faults. It makes no code page of this one.
+    if (room < 15 && decode({code, room}, code_size_, insns[0] = Insn{}) != DecodeStatus::ok) return execute_uncached();
     // The flag goes up before the bytes are read, so that a write in between is noticed.
     mem::RamRegion& ram = *entry->ram;
     const std::uint64_t page_offset = entry->offset;
@@ -332,7 +334,7 @@ Flow Core::run_block() {
       ++count;
       if (forms()[insn.form].attributes & kAttrEndsBlock) break;
     }
-    // Invalid, or across the page's end: alone, with exact fetch faults.
+    // Invalid: alone.
     if (count == 0) return execute_uncached();
     block = blocks_->add(ram, code, block_key_, bytes, insns.data(), count);
   }

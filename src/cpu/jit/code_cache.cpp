@@ -109,6 +109,21 @@ void CodeCache::remove(Block& block) {
   while (block.incoming) unlink(*block.incoming);
 }
 
+void CodeCache::forget(const std::uint8_t* code, std::uint32_t key) {
+  Block* const block = find(code, key);
+  if (!block) return;
+  remove(*block);
+  const auto page =
+      reinterpret_cast<const std::uint8_t*>(reinterpret_cast<std::uintptr_t>(code) & ~std::uintptr_t{0xFFF});
+  const auto found = pages_.find(page);
+  if (found == pages_.end()) return;
+  for (Block** at = &found->second.blocks; *at; at = &(*at)->next_in_page)
+    if (*at == block) {
+      *at = block->next_in_page;
+      return;
+    }
+}
+
 bool CodeCache::written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length, unsigned& dropped) {
   const auto found = pages_.find(ram.data() + align_down(offset, mem::kPageSize));
   if (found == pages_.end()) return true;

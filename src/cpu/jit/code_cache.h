@@ -89,6 +89,9 @@ class CodeCache {
   /// True if the page has none left.
   bool written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length, unsigned& dropped);
 
+  /// Takes a block out, so that it is translated anew when it is next wanted. Its code stays.
+  void forget(const std::uint8_t* code, std::uint32_t key);
+
   MemorySite& new_memory_site() { return memory_sites_.emplace_back(); }
   CallSite& new_call_site() { return call_sites_.emplace_back(); }
   LinkSite& new_link_site() { return link_sites_.emplace_back(); }

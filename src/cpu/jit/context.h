@@ -5,7 +5,9 @@
 
 namespace husk::cpu::jit {
 
-inline constexpr unsigned kDataSlots = 4096;
+inline constexpr unsigned kDataSlots = 39 << 10;
+inline constexpr unsigned kTlbBits = 10;
+inline constexpr unsigned kTlbEntries = 1u << kTlbBits;
 inline constexpr unsigned kJumpBits = 11;
 inline constexpr unsigned kJumpEntries = 1u << kJumpBits;
 
@@ -16,6 +18,19 @@ struct DataSlot {
   std::uint64_t addend;
 };
 
+/// The same for any operand of a privilege, found by page number: entry n holds a page whose number is n modulo
+/// kTlbEntries. `host` is the page's host address.
+struct TlbSlot {
+  std::uint64_t page;
+  std::uint64_t host;
+};
+
+/// Low bits of DataSlot::page and TlbSlot::page, which are 0 in a page's address.
+enum SlotMark : std::uint64_t {
+  kEmpty = 1,        ///< holds no page, and is not listed in Context::filled
+  kEmptyListed = 2,  ///< holds no page
+};
+
 /// A guest address that was jumped to indirectly, and where its code is.
 struct JumpEntry {
   std::uint64_t rip;
@@ -24,13 +39,13 @@ struct JumpEntry {
 
 /// Lies inside the Core (Core::engine_area_).
 struct Context {
-  std::uint64_t flags;         ///< guest's arithmetic flags while they are not in the host's: AL = OF, AH as LAHF gives
-  std::uint64_t page_base;     ///< linear address of the page that the running code lies in
-  std::uint64_t rax, rcx;      ///< kept by stubs
-  std::uint64_t value;         ///< kept across the memory checks of one instruction
-  std::uint64_t borrowed;      ///< a host register lent to one instruction
-  std::uint64_t jump_target;   ///< guest address for the indirect-branch stub
-  const std::uint8_t* resume;  ///< where the stubs go on
+  std::uint64_t flags;      ///< guest's arithmetic flags while they are not in the host's: AL = OF, AH as LAHF gives
+  std::uint64_t page_base;  ///< linear address of the page that the running code lies in
+  std::uint64_t rax, rcx, rdx;  ///< kept by stubs
+  std::uint64_t value;          ///< kept across the memory checks of one instruction
+  std::uint64_t borrowed;       ///< a host register lent to one instruction
+  std::uint64_t jump_target;    ///< guest address for the indirect-branch stub
+  const std::uint8_t* resume;   ///< where the stubs go on
   std::uint64_t host_rsp;
   std::uint64_t return_stack;        ///< host RSP when the return stack is empty
   std::uint64_t stack_pointer;       ///< host RSP of the code that called a stub, and where it goes on
@@ -39,19 +54,26 @@ struct Context {
   std::uint32_t host_mxcsr;
   std::uint8_t vectors_resident;  ///< XMM/YMM and MXCSR of the guest are in the host's
   std::uint8_t reload_vectors;    ///< a stub is to make them resident before it goes on
+  std::uint32_t filled_bytes;     ///< used of `filled`
   DataSlot slots[kDataSlots];
-  JumpEntry jumps[3][kJumpEntries];  ///< by Core::MmuIndex
+  TlbSlot tlb[3][2][kTlbEntries];                      ///< by Core::MmuIndex, for loads and for stores
+  std::uint32_t filled[kDataSlots + 6 * kTlbEntries];  ///< slots of both kinds in use, by their distance from GS
+  JumpEntry jumps[3][kJumpEntries];                    ///< by Core::MmuIndex
 };
 
 /// A memory operand, for the stub that its fast path falls back on. Its layout is known to the stubs.
 struct MemorySite {
-  const std::uint8_t* resume;  ///< in the fast path, behind the check
-  std::int32_t slot;           ///< of its DataSlot, from GS
-  std::int32_t tlb;            ///< of the TLB's table for this privilege, from GS
-  std::uint8_t last;           ///< bytes - 1
-  std::uint8_t align_mask;     ///< alignment that the instruction demands, less 1
-  std::uint16_t offset;        ///< of the instruction in its page
-  const std::uint8_t* after;   ///< behind the instruction, for when the interpreter did it
+  const std::uint8_t* resume;           ///< in the fast path, behind the check
+  DataSlot* slot;                       ///< null: the operand is looked up by page number
+  std::uint32_t room;                   ///< a page's size less the operand's
+  std::uint32_t patience;               ///< misses until another form is tried
+  std::uint32_t align_mask;             ///< alignment that the instruction demands, less 1
+  std::uint16_t offset;                 ///< of the instruction in its page
+  std::uint8_t last;                    ///< bytes - 1
+  const std::uint8_t* code;             ///< host address of the guest instruction
+  const std::uint8_t* block;            ///< and of its block's first
+  std::uint32_t key;                    ///< of the block
+  const std::uint8_t* after = nullptr;  ///< behind the instruction, for when the interpreter did it
 };
 
 struct Block;

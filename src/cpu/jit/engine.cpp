@@ -6,7 +6,6 @@
 
 #include <chrono>
 #include <new>
-#include <span>
 
 #include "base/bits.h"
 #include "base/check.h"
@@ -52,22 +51,66 @@ Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory)
   // A non-canonical page that the guest cannot know: see emit_check() of the translator.
   std::uint64_t random = 0;
   HUSK_CHECK(getrandom(&random, sizeof random, 0) == sizeof random);
-  invalid_page_ = (random & 0x003F'FFFF'FFFF'F000) | 0x4000'0000'0000'0000;
+  invalid_page_ = (random & 0x003F'FFFF'FFFF'E000) | 0x4000'0000'0000'0000;
   context_.self = &core;
+  dummy_page_ = align_up(reinterpret_cast<std::uintptr_t>(dummy_.get()), mem::kPageSize);
+  for (DataSlot& slot : context_.slots) make_empty(slot, kEmpty);
+  for (auto& tables : context_.tlb)
+    for (auto& table : tables)
+      for (TlbSlot& slot : table) make_empty(slot, kEmpty);
   make_stubs();
   cache_.keep_all();
   reset_slots();
   reset_jumps(false);
 }
 
-Engine::~Engine() { core_.set_engine(nullptr); }
-
-DataSlot Engine::empty_slot() const {
-  // linear + addend lies in dummy_, should a guest ever hit upon the page.
-  return {invalid_page_, align_up(reinterpret_cast<std::uintptr_t>(dummy_.get()), mem::kPageSize) - invalid_page_};
+Engine::~Engine() {
+  core_.set_engine(nullptr);
+  if (getenv("HJS")) fprintf(stderr, "wandering %lu ", statistics_.wandering);
+  if (getenv("HJS"))
+    fprintf(stderr,
+            "blocks %lu insns %lu ns %lu entries %lu calls %lu slow %lu links %lu lookups %lu flushes %lu dropped %lu "
+            "spaces %lu pages %lu\n",
+            statistics_.blocks, statistics_.instructions, statistics_.translation_ns, statistics_.entries,
+            statistics_.calls, statistics_.slow_accesses, statistics_.links, statistics_.lookups, statistics_.flushes,
+            statistics_.dropped, statistics_.spaces, statistics_.pages);
 }
 
-void Engine::reset_slots() { std::fill(std::begin(context_.slots), std::end(context_.slots), empty_slot()); }
+// linear + addend, or the host page, lies in dummy_, should a guest ever hit upon the page.
+void Engine::make_empty(DataSlot& slot, SlotMark mark) const {
+  slot.page = invalid_page_ | mark;
+  slot.addend = dummy_page_ - invalid_page_;
+}
+void Engine::make_empty(TlbSlot& slot, SlotMark mark) const {
+  slot.page = invalid_page_ | mark;
+  slot.host = dummy_page_;
+}
+
+template <class Drops>
+bool Engine::empty_slots(Drops&& drops, bool all) {
+  bool any = false;
+  const SlotMark mark = all ? kEmpty : kEmptyListed;
+  const std::int32_t tlb = gs(context_.tlb);
+  for (unsigned i = 0; i < context_.filled_bytes / 4; ++i) {
+    std::uint8_t* const at = reinterpret_cast<std::uint8_t*>(&core_) + context_.filled[i];
+    if (static_cast<std::int32_t>(context_.filled[i]) < tlb) {
+      DataSlot& slot = *reinterpret_cast<DataSlot*>(at);
+      if (!drops(slot.page, slot.page + slot.addend)) continue;
+      make_empty(slot, mark);
+    } else {
+      TlbSlot& slot = *reinterpret_cast<TlbSlot*>(at);
+      if (!drops(slot.page, slot.host)) continue;
+      make_empty(slot, mark);
+    }
+    any = true;
+  }
+  if (all) context_.filled_bytes = 0;
+  return any;
+}
+
+void Engine::reset_slots() {
+  empty_slots([](std::uint64_t, std::uint64_t) { return true; }, true);
+}
 
 DataSlot& Engine::next_slot(unsigned mmu_index, bool write) {
   const SlotShare& share = kSlotShares[mmu_index][write];
@@ -90,18 +133,19 @@ void Engine::reset_jumps(bool keep_global) {
 }
 
 void Engine::space_changed(bool keep_global) {
+  ++statistics_.spaces;
   reset_slots();
   reset_jumps(keep_global);
 }
 
 void Engine::page_flushed(std::uint64_t linear) {
+  ++statistics_.pages;
   const std::uint64_t page = align_down(linear, mem::kPageSize);
   if (core_.huge_seen_[(linear >> 30) & 511] || core_.large_seen_[(linear >> 21) & 1023]) {
     space_changed(false);
     return;
   }
-  for (DataSlot& slot : context_.slots)
-    if (slot.page == page) slot = empty_slot();
+  empty_slots([page](std::uint64_t linear_page, std::uint64_t) { return linear_page == page; }, false);
   if (executable_[(linear >> 12) % executable_.size()]) reset_jumps(false);
 }
 
@@ -110,15 +154,10 @@ bool Engine::write_access_dropped(const std::uint8_t* host_page) {
     reset_slots();
     return true;
   }
-  bool any = false;
-  const auto host = reinterpret_cast<std::uintptr_t>(host_page);
-  for (const auto& shares : kSlotShares)
-    for (DataSlot& slot : std::span(context_.slots).subspan(shares[1].first, shares[1].count))
-      if (slot.page + slot.addend == host) {
-        slot = empty_slot();
-        any = true;
-      }
-  return any;
+  // Loads through the page's slots are as good as before, but take the same way.
+  return empty_slots(
+      [host_page](std::uint64_t, std::uint64_t host) { return host == reinterpret_cast<std::uintptr_t>(host_page); },
+      false);
 }
 
 bool Engine::code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) {
@@ -127,10 +166,14 @@ bool Engine::code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64
   if (dropped) {
     statistics_.dropped += dropped;
     code_dropped_ = true;
-    const JumpEntry none{invalid_page_, nullptr};
-    for (auto& table : context_.jumps) std::fill(std::begin(table), std::end(table), none);
+    forget_jumps();
   }
   return none_left;
+}
+
+void Engine::forget_jumps() {
+  const JumpEntry none{invalid_page_, nullptr};
+  for (auto& table : context_.jumps) std::fill(std::begin(table), std::end(table), none);
 }
 
 std::uint32_t Engine::key() const {
@@ -277,6 +320,19 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   core->s.rip = self.context_.page_base + site.offset;
   const Flow flow = core->execute_uncached();
   return self.after_instruction(flow, 0, site.after);
+}
+
+const std::uint8_t* Engine::glue_wander(Core* core, void* site_pointer) {
+  Engine& self = *static_cast<Engine*>(core->engine_);
+  MemorySite& site = *static_cast<MemorySite*>(site_pointer);
+  self.take_state();
+  core->s.rip = self.context_.page_base + site.offset;
+  // Its block is made anew, with the other form. What runs on from here is a block of its own until then.
+  self.wandering_.insert(site.code);
+  ++self.statistics_.wandering;
+  self.cache_.forget(site.block, site.key);
+  self.forget_jumps();
+  return self.dispatch();
 }
 
 const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {

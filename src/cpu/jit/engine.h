@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <unordered_set>
 #include <vector>
 
 #include "base/result.h"
@@ -22,8 +23,11 @@ struct Statistics {
   std::uint64_t entries = 0;        ///< into translated code from the run loop
   std::uint64_t calls = 0;          ///< handlers called from translated code
   std::uint64_t slow_accesses = 0;  ///< instructions left to the interpreter for a memory access
+  std::uint64_t wandering = 0;      ///< memory operands given the other form of look-up
   std::uint64_t links = 0;          ///< direct jumps resolved
   std::uint64_t lookups = 0;        ///< indirect jumps that missed the jump table
+  std::uint64_t spaces = 0;         ///< changes of address space, or flushes of all of it
+  std::uint64_t pages = 0;          ///< single pages flushed
   std::uint64_t flushes = 0;        ///< of the whole code cache
   std::uint64_t dropped = 0;        ///< blocks dropped because their guest code was written
 };
@@ -61,8 +65,8 @@ class Engine final : public interp::CodeEngine {
     std::uint8_t* save_vectors = nullptr;
     std::uint8_t* load_vectors = nullptr;  ///< called
     std::uint8_t* need_vectors = nullptr;  ///< jumped to: R11 is the running address to go on at
-    std::uint8_t* load_miss = nullptr;     ///< R10 linear address, R11 MemorySite
-    std::uint8_t* store_miss = nullptr;
+    std::uint8_t* slot_miss[3][2] = {};    ///< R10 linear address, R11 MemorySite; by MMU index, load or store
+    std::uint8_t* tlb_miss[3][2] = {};     ///< the same, of a site that looks up by page number
     std::uint8_t* slow = nullptr;          ///< R11 MemorySite: the interpreter does the instruction
     std::uint8_t* call_spilled = nullptr;  ///< R11 CallSite
     std::uint8_t* call_host = nullptr;
@@ -83,11 +87,12 @@ class Engine final : public interp::CodeEngine {
   void emit_save_registers(Emitter& e) const;
   void emit_load_registers(Emitter& e) const;
   std::uint8_t* emit_trampoline(Emitter& e, Glue glue);
-  std::uint8_t* emit_miss(Emitter& e, bool write);
+  void emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::uint8_t* wander);
   std::uint8_t* emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow);
 
   static const std::uint8_t* glue_call(interp::Core* core, void* site);
   static const std::uint8_t* glue_slow(interp::Core* core, void* site);
+  static const std::uint8_t* glue_wander(interp::Core* core, void* site);
   static const std::uint8_t* glue_link(interp::Core* core, void* site);
   static const std::uint8_t* glue_indirect(interp::Core* core, void* site);
 
@@ -107,8 +112,14 @@ class Engine final : public interp::CodeEngine {
   void take_state();  ///< from translated code's form to CpuState's
   void give_state();
   void reset_jumps(bool keep_global);
+  void forget_jumps();
   void reset_slots();
-  DataSlot empty_slot() const;
+  /// Puts every slot of either kind out of use whose {linear page, host page} `drops` says so of; all: Context::filled
+  /// ends up empty.
+  template <class Drops>
+  bool empty_slots(Drops&& drops, bool all);
+  void make_empty(DataSlot& slot, SlotMark mark) const;
+  void make_empty(TlbSlot& slot, SlotMark mark) const;
   /// For a new memory operand of that privilege; slots are shared in turn.
   DataSlot& next_slot(unsigned mmu_index, bool write);
   void note_executable(std::uint64_t linear) { executable_[(linear >> 12) % executable_.size()] = true; }
@@ -127,6 +138,8 @@ class Engine final : public interp::CodeEngine {
   unsigned next_slot_[3][2] = {};
   std::uint64_t invalid_page_ = 0;         ///< matches no address that a guest would guess
   std::unique_ptr<std::uint8_t[]> dummy_;  ///< what an empty slot would reach
+  std::uintptr_t dummy_page_ = 0;
+  std::unordered_set<const std::uint8_t*> wandering_;  ///< guest instructions that access many pages
   std::uint32_t jump_keys_[3] = {};
   std::vector<LinkSite*> far_links_;                        ///< filled links to other pages
   std::vector<LinkSite*> far_links_local_;                  ///< those of them that hold in this address space only

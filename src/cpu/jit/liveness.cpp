@@ -105,7 +105,11 @@ bool Translator::decode_block(unsigned start) {
     Item& item = items_[count_];
     item.insn = Insn{};
     const auto room = static_cast<unsigned>(mem::kPageSize) - at;
-    if (decode({page_ + at, std::min(room, 15u)}, code_size_, item.insn) != DecodeStatus::ok) break;
+    const DecodeStatus status = decode({page_ + at, std::min(room, 15u)}, code_size_, item.insn);
+    if (status != DecodeStatus::ok) {
+      crossing_ = status == DecodeStatus::truncated && room < 15;
+      break;
+    }
     item.insn.handler = core_.select_handler(item.insn);
     item.offset = static_cast<std::uint16_t>(at);
     item.call = handled_by_call(item.insn);
@@ -114,7 +118,7 @@ bool Translator::decode_block(unsigned start) {
     if (ends_block(item)) break;
   }
   end_ = at;
-  return count_ != 0;
+  return count_ != 0 || crossing_;
 }
 
 Translator::FlagUse Translator::flag_use(const Insn& insn, bool call) const {
@@ -169,13 +173,14 @@ std::uint16_t Translator::flags_wanted(std::int64_t offset) {
 }
 
 void Translator::find_live_flags() {
+  if (count_ == 0) return;
   const Item& last = items_[count_ - 1];
   const FormPlan& plan = e_.plans_[last.insn.form];
   const auto behind = static_cast<std::int64_t>(end_);
   const std::int64_t target = behind + static_cast<std::int64_t>(last.insn.imm);
   std::uint16_t live = kAll;
   if (!ends_block(last)) {
-    live = flags_wanted(behind);
+    live = crossing_ ? kAll : flags_wanted(behind);
   } else if (!last.call) {
     switch (plan.way) {
       case Way::jcc:

@@ -73,44 +73,114 @@ std::uint8_t* Engine::emit_trampoline(Emitter& e, Glue glue) {
   return start;
 }
 
-std::uint8_t* Engine::emit_miss(Emitter& e, bool write) {
+void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::uint8_t* wander) {
   using TlbEntry = interp::Core::TlbEntry;
-  static_assert(sizeof(TlbEntry) == 24);
-  std::uint8_t* const start = e.at;
-  e.store_gs(gs(context_.rax), kHostRax);
-  e.store_gs(gs(context_.rcx), kHostRcx);
-  e.rm(0xB60F, kHostRcx, {kHostR11, HostAddress::kNone, 0, offsetof(MemorySite, align_mask)}, false);  // movzx
-  e.rr(0x85, kHostRcx, kHostR10);                                                                      // test
+  static_assert(sizeof(TlbEntry) == 24 && sizeof(TlbSlot) == 16);
+  const auto site = [](std::size_t offset) {
+    return HostAddress{kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(offset)};
+  };
+  const std::int32_t table = gs(context_.tlb[mmu_index][write][0]);
+  const auto tlb_index = [&] {  // RAX: distance of R10's entry in the table
+    e.mov(kHostRax, kHostR10);
+    e.shift_imm(5, kHostRax, 8);
+    e.alu_imm(4, kHostRax, static_cast<std::int32_t>((kTlbEntries - 1) << 4), false);
+  };
+  const auto restore = [&] {
+    e.load_gs(kHostRax, gs(context_.rax));
+    e.load_gs(kHostRcx, gs(context_.rcx));
+    e.load_gs(kHostRdx, gs(context_.rdx));
+  };
+
+  // The table's entry from the interpreter's TLB, then as if it had been there.
+  std::uint8_t* const from_core = e.at;
+  e.rm(0x85, kHostR10, site(offsetof(MemorySite, align_mask)), false);  // test
   std::uint8_t* const misaligned = e.jcc_forward(kNotZero);
   e.mov(kHostRax, kHostR10);
   e.shift_imm(5, kHostRax, 12);
   e.alu_imm(4, kHostRax, interp::Core::kTlbSize - 1, false);
   e.lea(kHostRax, {kHostRax, kHostRax, 1, 0});
   e.shift_imm(4, kHostRax, 3);
-  e.rm(0x63, kHostRcx, {kHostR11, HostAddress::kNone, 0, offsetof(MemorySite, tlb)});  // movsxd
-  e.rr(0x03, kHostRax, kHostRcx);
-  e.rm(0xB60F, kHostRcx, {kHostR11, HostAddress::kNone, 0, offsetof(MemorySite, last)}, false);
+  e.rm(0xB60F, kHostRcx, site(offsetof(MemorySite, last)), false);  // movzx
   e.rr(0x03, kHostRcx, kHostR10);
   e.alu_imm(4, kHostRcx, -4096);
+  e.mov(kHostRdx, kHostRcx);
   e.gs(0x0B, kHostRcx, gs(core_.pcid_));
+  const std::int32_t core_tlb = gs(core_.tlb_[mmu_index][0]);
   const auto tag = static_cast<std::int32_t>(write ? offsetof(TlbEntry, write_tag) : offsetof(TlbEntry, read_tag));
-  e.gs(0x3B, kHostRcx, tag, true, kHostRax);
+  e.gs(0x3B, kHostRcx, core_tlb + tag, true, kHostRax);
   std::uint8_t* const miss = e.jcc_forward(kNotZero);
-  e.gs(0x8B, kHostRax, static_cast<std::int32_t>(offsetof(TlbEntry, addend)), true, kHostRax);
-  e.rm(0x63, kHostRcx, {kHostR11, HostAddress::kNone, 0, offsetof(MemorySite, slot)});
-  e.gs(0x89, kHostRax, static_cast<std::int32_t>(offsetof(DataSlot, addend)), true, kHostRcx);
-  e.mov(kHostRax, kHostR10);
-  e.alu_imm(4, kHostRax, -4096);
-  e.gs(0x89, kHostRax, static_cast<std::int32_t>(offsetof(DataSlot, page)), true, kHostRcx);
-  e.load_gs(kHostRax, gs(context_.rax));
-  e.load_gs(kHostRcx, gs(context_.rcx));
-  e.rm(0xFF, 4, {kHostR11, HostAddress::kNone, 0, offsetof(MemorySite, resume)}, false);  // jmp
+  e.gs(0x8B, kHostRcx, core_tlb + static_cast<std::int32_t>(offsetof(TlbEntry, addend)), true, kHostRax);
+  e.rr(0x03, kHostRcx, kHostRdx);  // host page
+  tlb_index();
+  e.gs(0xF6, 0, table, false, kHostRax);  // test byte: listed?
+  e.byte(kEmpty);
+  std::uint8_t* const listed = e.jcc_short(kZero);
+  e.gs(0x89, kHostRcx, table + 8, true, kHostRax);
+  e.load_gs(kHostRcx, gs(context_.filled_bytes), false);
+  e.lea(kHostRax, {kHostRax, HostAddress::kNone, 0, table}, false);
+  e.gs(0x89, kHostRax, gs(context_.filled[0]), false, kHostRcx);
+  e.gs(0x83, 0, gs(context_.filled_bytes), false);  // add dword, 4
+  e.byte(4);
+  e.gs(0x89, kHostRdx, 0, true, kHostRax);
+  std::uint8_t* const entered = e.jmp_forward();
+  e.bind_short(listed);
+  e.gs(0x89, kHostRcx, table + 8, true, kHostRax);
+  e.gs(0x89, kHostRdx, table, true, kHostRax);
+  e.bind(entered);
+  restore();
+  e.rm(0x83, 7, site(offsetof(MemorySite, slot)));  // cmp qword, 0
+  e.byte(0);
+  std::uint8_t* const has_slot = e.jcc_forward(kNotZero);
+  // The site has no slot: it looks in the table again.
+  e.rm(0xFF, 4, site(offsetof(MemorySite, resume)), false);  // jmp
   e.bind(misaligned);
   e.bind(miss);
-  e.load_gs(kHostRax, gs(context_.rax));
-  e.load_gs(kHostRcx, gs(context_.rcx));
+  restore();
   e.jmp(stubs_.slow);
-  return start;
+
+  stubs_.tlb_miss[mmu_index][write] = e.at;
+  e.store_gs(gs(context_.rax), kHostRax);
+  e.store_gs(gs(context_.rcx), kHostRcx);
+  e.store_gs(gs(context_.rdx), kHostRdx);
+  e.jmp(from_core);
+
+  stubs_.slot_miss[mmu_index][write] = e.at;
+  e.rm(0x83, 5, site(offsetof(MemorySite, patience)), false);  // sub dword, 1
+  e.byte(1);
+  e.jcc(kZero, wander);
+  e.bind(has_slot);
+  e.store_gs(gs(context_.rax), kHostRax);
+  e.store_gs(gs(context_.rcx), kHostRcx);
+  e.store_gs(gs(context_.rdx), kHostRdx);
+  tlb_index();
+  e.gs(0x8B, kHostRcx, table, true, kHostRax);
+  e.rr(0x33, kHostR10, kHostRcx);  // offset in the page, if it is that
+  e.rm(0x8B, kHostRdx, site(offsetof(MemorySite, room)), false);
+  e.rr(0x3B, kHostR10, kHostRdx);
+  std::uint8_t* const other_page = e.jcc_forward(kAbove);
+  e.rm(0x85, kHostR10, site(offsetof(MemorySite, align_mask)), false);
+  std::uint8_t* const unaligned = e.jcc_forward(kNotZero);
+  e.rm(0x8B, kHostRdx, site(offsetof(MemorySite, slot)));
+  e.rr(0x03, kHostR10, kHostRcx);  // the linear address again
+  e.gs(0x8B, kHostRax, table + 8, true, kHostRax);
+  e.rr(0x2B, kHostRax, kHostRcx);
+  e.rm(0x89, kHostRax, {kHostRdx, HostAddress::kNone, 0, offsetof(DataSlot, addend)});
+  e.rm(0xF6, 0, {kHostRdx, HostAddress::kNone, 0, 0}, false);  // test byte
+  e.byte(kEmpty);
+  e.rm(0x89, kHostRcx, {kHostRdx, HostAddress::kNone, 0, offsetof(DataSlot, page)});
+  std::uint8_t* const in_list = e.jcc_short(kZero);
+  e.load_gs(kHostRcx, gs(context_.filled_bytes), false);
+  e.gs(0x2B, kHostRdx, gs(context_.self));
+  e.gs(0x89, kHostRdx, gs(context_.filled[0]), false, kHostRcx);
+  e.gs(0x83, 0, gs(context_.filled_bytes), false);
+  e.byte(4);
+  e.bind_short(in_list);
+  restore();
+  e.rm(0xFF, 4, site(offsetof(MemorySite, resume)), false);
+  e.bind(other_page);
+  e.bind(unaligned);
+  e.rr(0x33, kHostR10, kHostRcx);
+  e.jmp(from_core);
 }
 
 std::uint8_t* Engine::emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow) {
@@ -225,8 +295,9 @@ void Engine::make_stubs() {
   emit_spill_flags(e);
   e.load_gs(kHostR11, gs(context_.value));
   (void)emit_trampoline(e, &Engine::glue_link);
-  stubs_.load_miss = emit_miss(e, false);
-  stubs_.store_miss = emit_miss(e, true);
+  std::uint8_t* const wander = emit_trampoline(e, &Engine::glue_wander);
+  for (unsigned mmu_index = 0; mmu_index < 3; ++mmu_index)
+    for (const bool write : {false, true}) emit_misses(e, mmu_index, write, wander);
   std::uint8_t* const indirect_slow = emit_trampoline(e, &Engine::glue_indirect);
   for (unsigned table = 0; table < 3; ++table) stubs_.indirect[table] = emit_indirect(e, table, indirect_slow);
   stubs_.base_return = e.at;

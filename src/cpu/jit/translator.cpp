@@ -64,25 +64,47 @@ void Translator::emit_address(const Insn& insn, unsigned end_offset) {
 
 void Translator::emit_check(const Item& item, unsigned bytes, bool write, unsigned align) {
   MemorySite& site = e_.cache_.new_memory_site();
-  const DataSlot& data = e_.next_slot(core_.mmu_index_, write);
-  site.slot = e_.gs(data);
-  site.tlb = e_.gs(core_.tlb_[core_.mmu_index_][0]);
-  site.last = static_cast<std::uint8_t>(bytes - 1);
-  site.align_mask = static_cast<std::uint8_t>(align - 1);
+  site.room = static_cast<std::uint32_t>(mem::kPageSize - bytes);
+  site.align_mask = align - 1;
   site.offset = item.offset;
-  hot_.load_gs(kHostR11, e_.gs(data.page));
-  hot_.rr(0x33, kHostR11, kHostR10);  // xor
-  if (align > 1) {
-    hot_.test_imm(kHostR11, -4096 | static_cast<std::int32_t>(align - 1));
-    hot_.jcc(kNotZero, cold_.at);
+  site.last = static_cast<std::uint8_t>(bytes - 1);
+  site.patience = kPatience;
+  site.code = page_ + item.offset;
+  site.block = page_ + items_[0].offset;
+  site.key = key_;
+  const auto in_page = [&](unsigned reg) {
+    if (align > 1) {
+      hot_.test_imm(reg, -4096 | static_cast<std::int32_t>(align - 1));
+      hot_.jcc(kNotZero, cold_.at);
+    } else {
+      hot_.alu_imm(7, reg, static_cast<std::int32_t>(mem::kPageSize - bytes));
+      hot_.jcc(kAbove, cold_.at);
+    }
+  };
+  if (e_.wandering_.contains(site.code)) {
+    const std::int32_t table = e_.gs(e_.context_.tlb[core_.mmu_index_][write][0]);
+    site.slot = nullptr;
+    site.resume = e_.cache_.running(hot_.at);
+    hot_.mov(kHostR11, kHostR10);
+    hot_.shift_imm(5, kHostR11, 8);
+    hot_.alu_imm(4, kHostR11, static_cast<std::int32_t>((kTlbEntries - 1) << 4), false);
+    hot_.gs(0x33, kHostR10, table, true, kHostR11);  // xor: the offset in the page, if it is that
+    in_page(kHostR10);
+    hot_.gs(0x03, kHostR10, table + 8, true, kHostR11);
+    cold_.gs(0x33, kHostR10, table, true, kHostR11);
+    cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+    cold_.jmp(e_.stubs_.tlb_miss[core_.mmu_index_][write]);
   } else {
-    hot_.alu_imm(7, kHostR11, static_cast<std::int32_t>(mem::kPageSize - bytes));
-    hot_.jcc(kAbove, cold_.at);
+    DataSlot& data = e_.next_slot(core_.mmu_index_, write);
+    site.slot = &data;
+    hot_.load_gs(kHostR11, e_.gs(data.page));
+    hot_.rr(0x33, kHostR11, kHostR10);
+    in_page(kHostR11);
+    site.resume = e_.cache_.running(hot_.at);
+    hot_.gs(0x03, kHostR10, e_.gs(data.addend));
+    cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+    cold_.jmp(e_.stubs_.slot_miss[core_.mmu_index_][write]);
   }
-  site.resume = e_.cache_.running(hot_.at);
-  hot_.gs(0x03, kHostR10, e_.gs(data.addend));
-  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
-  cold_.jmp(write ? e_.stubs_.store_miss : e_.stubs_.load_miss);
   open_sites_[open_count_++] = &site;
 }
 
@@ -326,11 +348,21 @@ void Translator::emit(const Item& item) {
   }
 }
 
+void Translator::emit_crossing() {
+  // Fetched anew each time: what lies in the next page is not known for longer.
+  if (flags_ == Flags::host) e_.emit_spill_flags(hot_);
+  MemorySite& site = e_.cache_.new_memory_site();
+  site.offset = static_cast<std::uint16_t>(end_);
+  hot_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+  hot_.jmp(e_.stubs_.slow);
+}
+
 Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, unsigned start, std::uint32_t key) {
   page_ = ram.data() + page_offset;
   code_size_ = core_.code_size_;
   wide_ = code_size_ == CodeSize::bits64;
   word_ = wide_ ? 8 : 4;
+  key_ = key;
   return_mark_ = e_.return_mark(key);
   // The flag goes up before the bytes are read, so that a write in between is noticed.
   if (!e_.cache_.holds_page(page_)) core_.mark_code_page(ram, page_offset);
@@ -344,9 +376,13 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   block.entry = e_.cache_.running(hot_.at);
   block.key = key;
   for (unsigned i = 0; i < count_; ++i) emit(items_[i]);
-  if (!ends_block(items_[count_ - 1])) emit_exit(end_, items_[count_ - 1].live_out);
+  const bool open = count_ == 0 || !ends_block(items_[count_ - 1]);
+  if (open && crossing_)
+    emit_crossing();
+  else if (open)
+    emit_exit(end_, items_[count_ - 1].live_out);
   e_.cache_.use(hot_.at, cold_.at);
-  block.bytes = static_cast<std::uint16_t>(end_ - start);
+  block.bytes = static_cast<std::uint16_t>((crossing_ ? unsigned{mem::kPageSize} : end_) - start);
   block.looked_at = looked_at_;
   ++e_.statistics_.blocks;
   e_.statistics_.instructions += count_;

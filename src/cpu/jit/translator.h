@@ -31,6 +31,8 @@ class Translator {
 
  private:
   static constexpr unsigned kMaxInsns = 64;
+  /// Misses of a memory operand's slot before it is looked up by page number instead.
+  static constexpr std::uint32_t kPatience = 200;
   enum class Flags : std::uint8_t { host, spilled };
   struct Item {
     Insn insn;
@@ -62,6 +64,7 @@ class Translator {
   // emission
   void emit(const Item& item);
   void emit_call(const Item& item);
+  void emit_crossing();
   void emit_copy(const Item& item);
   void emit_stack_and_data(const Item& item, const FormPlan& plan);
   void emit_push(const Item& item, const FormPlan& plan);
@@ -110,10 +113,12 @@ class Translator {
   const std::uint8_t* page_ = nullptr;  ///< host address of the guest page
   CodeSize code_size_ = CodeSize::bits64;
   bool wide_ = true;  ///< 64-bit code
+  std::uint32_t key_ = 0;
   std::int32_t return_mark_ = 0;
   unsigned word_ = 8;  ///< bytes of a stack slot
   std::array<Item, kMaxInsns> items_;
   unsigned count_ = 0;
+  bool crossing_ = false;        ///< an instruction that reaches into the next page follows
   unsigned end_ = 0;             ///< offset behind the last instruction
   std::uint64_t looked_at_ = 0;  ///< granules outside the block that decided which flags live
   Flags flags_ = Flags::host;

@@ -432,7 +432,10 @@ bool Generator::solve_operand(Test& test) {
   if (traits.special == Special::bit_string) {
     // The offset moves the operand; keep most of them near.
     std::uint64_t& offset = request.gpr[insn.reg];
-    if (insn.reg != insn.base && insn.reg != insn.index && !dice_.one_in(16))
+    // Under FS or GS it must not carry the effective address out of the canonical ones: solve_segment().
+    if (insn.segment >= kFs && (insn.reg == insn.base || insn.reg == insn.index)) return false;
+    const bool far = insn.segment < kFs && dice_.one_in(16);
+    if (insn.reg != insn.base && insn.reg != insn.index && !far)
       offset = static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int16_t>(dice_.next())) >>
                                           dice_.below(8));
   }

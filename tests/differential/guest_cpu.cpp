@@ -5,6 +5,7 @@
 #include "cpu/jit/engine.h"
 #endif
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/bits.h"
@@ -173,7 +174,8 @@ CpuState GuestCpu::process_state() const {
   state.gdtr = {kGdtLinear, 127};
   state.idtr = {0, 0};
   state.ldtr = {};
-  state.tr = {0x40, 0x8B, 0x206F, 0};
+  // Too short for an I/O bitmap: ports are refused without a look at memory.
+  state.tr = {0x40, 0x8B, 0x66, 0};
   state.cr0 = kCr0Pe | kCr0Mp | kCr0Et | kCr0Ne | kCr0Wp | kCr0Am | kCr0Pg;
   state.cr4 = kCr4De | kCr4Pse | kCr4Pae | kCr4Mce | kCr4Pge | kCr4Osfxsr | kCr4Osxmmexcpt | kCr4Umip | kCr4Fsgsbase |
               kCr4Osxsave | kCr4Smep | kCr4Smap;
@@ -290,6 +292,30 @@ void GuestCpu::run(const Test& test, bool cached, Outcome& out) {
     if (poke.offset + poke.length > kWritableSize)
       std::memcpy(data + poke.offset, pristine_->bytes + poke.offset, poke.length);
   }
+}
+
+bool GuestCpu::run_code(const Test& test, std::span<const std::uint8_t> code, bool cached, std::uint64_t budget,
+                        Outcome& out) {
+  set_up(test);
+  Core& core = *core_;
+  const std::uint64_t at = kCodeGpa + (test.request.rip - kLowCode);
+  HUSK_CHECK(at + code.size() <= kCodeGpa + kCodeSize);
+  std::memcpy(ram_->data() + at, code.data(), code.size());
+  for (std::uint64_t page = at / kPage * kPage; page < at + code.size(); page += kPage)
+    (void)core.code_written(*ram_, page, kPage);
+  core.debug.single_step = !cached;
+  const std::uint64_t end = core.instructions() + budget;
+  while (!first_.seen && core.instructions() < end) (void)core.run(cached ? end - core.instructions() : 1);
+  read_back(out);
+  Answer& r = out.state;
+  out.fetch_fault = false;
+  r.vector = first_.seen ? first_.event.vector : kNoFault;
+  r.error = first_.seen && first_.event.has_error ? first_.event.error : 0;
+  r.cr2 = first_.seen && first_.event.vector == kPF_ ? first_.event.cr2 : 0;
+  std::memset(ram_->data() + at, 0xCC, std::max<std::size_t>(code.size(), test.length + 2u));
+  std::uint8_t* const data = ram_->data() + kDataGpa;
+  r.chunk_count = static_cast<std::uint16_t>(take_changes(data, pristine_->bytes, r.chunks));
+  return first_.seen;
 }
 
 }  // namespace husk::differential

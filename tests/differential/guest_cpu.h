@@ -20,12 +20,14 @@ struct GdtEntry {
 
 class GuestCpu {
  public:
-  /// `data` as for HostCpu; `features` are those that both processors have. `tiny_data`: kTinyData is mapped. `jit`: what
-  /// can be translated is, where the host lets it (HUSK_CHECKed).
+  /// `data` as for HostCpu; `features` are those that both processors have. `tiny_data`: kTinyData is mapped. `jit`:
+  /// what can be translated is, where the host lets it (HUSK_CHECKed).
   GuestCpu(std::span<const std::uint8_t> data, const cpu::FeatureSet& features, bool tiny_data, bool jit = false);
 
   /// Runs a test whose rip is set. `cached`: through the block cache, else decoded for this time only.
   void run(const Test& test, bool cached, Outcome& out);
+  /// As HostCpu::run_code, with the request and mode of `test`. False: no fault within `budget` instructions, roughly.
+  bool run_code(const Test& test, std::span<const std::uint8_t> code, bool cached, std::uint64_t budget, Outcome& out);
 
  private:
   struct NoInterrupts final : core::CpuInterrupts {

@@ -179,4 +179,26 @@ Status HostCpu::collect(std::span<Outcome> outcomes) {
   return {};
 }
 
+Status HostCpu::run_code(const Request& request, std::span<const std::uint8_t> code, Answer& answer) {
+  const unsigned set = submitted_ & 1;
+  std::uint8_t* const at = shared_ + kCodeOffset + (request.rip - kLowCode);
+  std::memcpy(at, code.data(), code.size());
+  // What it may read must be what GuestCpu has there.
+  std::memset(shared_ + kCodeOffset + kGateOffset, 0xCC, 16);
+  Request& to = reinterpret_cast<Request*>(shared_ + kRequestsOffset)[set * kBatch];
+  to = request;
+  to.rsp = request.gpr[4];
+  control().count[set] = 1;
+  __atomic_store_n(&control().submitted, ++submitted_, __ATOMIC_RELEASE);
+  syscall(SYS_futex, &control().submitted, FUTEX_WAKE, 1, nullptr, nullptr, 0);
+  HUSK_TRY(wait_for(control().completed, collected_, 10));
+  ++collected_;
+  answer = reinterpret_cast<const Answer*>(shared_ + kResultsOffset)[set * kBatch];
+  std::memset(at, 0xCC, code.size());
+  if (answer.vector != 14) answer.cr2 = 0;
+  if (answer.vector != 14 && answer.vector != 13 && answer.vector != 12 && answer.vector != 11 && answer.vector != 17)
+    answer.error = 0;
+  return {};
+}
+
 }  // namespace husk::differential

@@ -29,6 +29,10 @@ class HostCpu {
   /// Waits for the oldest batch. `outcomes` has as many as were submitted. An error: the child died or hung, and at
   /// which test; it is gone then.
   Status collect(std::span<Outcome> outcomes);
+  /// Runs code of any length at request.rip in kLowCode, while nothing else is out, until it faults: it must end in an
+  /// instruction that does. `rip` of the outcome is the fault's. Takes away the gate that tests leave through: submit()
+  /// is for others.
+  Status run_code(const Request& request, std::span<const std::uint8_t> code, Answer& answer);
   /// The test at which collect() failed.
   std::uint32_t failed_at() const { return failed_at_; }
 

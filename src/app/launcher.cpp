@@ -8,6 +8,7 @@
 #include "app/kvm_probe.h"
 #include "app/panic_watch.h"
 #include "app/session.h"
+#include "app/storage_net.h"
 #include "boot/initramfs.h"
 #include "boot/kernel_file.h"
 #include "machine/machine.h"
@@ -25,7 +26,7 @@ using machine::MachineEvent;
 class Launch {
  public:
   Launch(const MachineConfig& config, const LaunchOptions& options, Session& session)
-      : config_(config), options_(options), session_(session) {}
+      : config_(config), options_(options), session_(session), outside_(session.loop(), session.log(), config) {}
 
   Status prepare();
   Ending run();
@@ -36,6 +37,7 @@ class Launch {
   Status read_boot_files(machine::MachineOptions& machine);
   Result<boot::LoadedGuest> load(mem::GuestMemory& memory, const machine::MicroBoard& board);
   Status wire_devices(machine::MachineOptions& machine);
+  machine::VirtioSpec virtio_spec(const machine::VirtioConfig& device);
   machine::CharBackendFactory chardev(const std::string& id);
   Status start_trace();
   Status start_gdb();
@@ -53,6 +55,7 @@ class Launch {
   boot::SymbolTable symbols_;
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> log_file_{nullptr, std::fclose};
   std::unique_ptr<monitor::TraceLog> trace_;
+  StorageAndNetworks outside_;
   std::unique_ptr<machine::Machine> machine_;
   std::unique_ptr<monitor::GdbServer> gdb_;
 };
@@ -154,7 +157,24 @@ machine::CharBackendFactory Launch::chardev(const std::string& id) {
   };
 }
 
+machine::VirtioSpec Launch::virtio_spec(const machine::VirtioConfig& device) {
+  machine::VirtioSpec spec{.config = device};
+  if (const auto* blk = std::get_if<machine::VirtioBlkConfig>(&device))
+    spec.block = [this, id = blk->drive](mem::LockDomain& domain, const std::string&) {
+      return outside_.attach_drive(id, domain);
+    };
+  if (const auto* net = std::get_if<machine::VirtioNetConfig>(&device); net && !net->netdev.empty())
+    spec.net = [this, id = net->netdev](mem::LockDomain& domain, const std::string&) {
+      return outside_.attach_network(id, domain);
+    };
+  if (const auto* console = std::get_if<machine::VirtioConsoleConfig>(&device))
+    for (const machine::VirtioPortConfig& port : console->ports)
+      spec.ports.push_back(port.chardev.empty() ? machine::CharBackendFactory() : chardev(port.chardev));
+  return spec;
+}
+
 Status Launch::wire_devices(machine::MachineOptions& machine) {
+  for (const machine::VirtioConfig& device : config_.virtio) machine.board.virtio.push_back(virtio_spec(device));
   for (std::size_t i = 0; i < config_.serials.size(); ++i)
     if (!config_.serials[i].empty()) machine.board.serial[i] = chardev(config_.serials[i]);
   for (const machine::DeviceConfig& device : config_.devices) {

@@ -179,13 +179,12 @@ TEST(QemuOptions, HelpComesAtOnceWhateverFollows) {
 TEST(QemuOptions, UnknownNamesAreRefusedWithTheNearest) {
   EXPECT_EQ(error_of({"-kernle", "/k"}),
             "husk has no option '-kernle'; the nearest one it has is -kernel; 'husk qemu -help' lists all");
-  EXPECT_EQ(
-      error_of({"-drive", "file=x"}),
-      "option '-drive': husk does not have disks this way; the nearest option it has is -initrd; 'husk qemu -help' "
-      "lists all");
+  EXPECT_EQ(error_of({"-hda", "x"}),
+            "option '-hda': husk does not have disks this way; the nearest option it has is -drive; 'husk qemu -help' "
+            "lists all");
   EXPECT_EQ(error_of({"-device", "isa-debugexit"}),
             "-device isa-debugexit: there is no device 'isa-debugexit' (did you mean 'isa-debug-exit'?); -device has "
-            "isa-debug-exit, isa-debugcon, pc-testdev");
+            "isa-debug-exit, isa-debugcon, pc-testdev and virtio devices; -device help lists them");
   EXPECT_EQ(error_of({"-device", "isa-debug-exit,iobse=1"}),
             "-device isa-debug-exit,iobse=1: isa-debug-exit has no property 'iobse' (did you mean 'iobase'?); it has "
             "iobase, iosize, id");
@@ -256,7 +255,7 @@ INSTANTIATE_TEST_SUITE_P(
         Malformed{{"-device", "e1000"}, "there is no device 'e1000'"},
         Malformed{{"-display", "gtk"}, "there is no display 'gtk'"}, Malformed{{"-vga", "std"}, "'std' is not there"},
         Malformed{{"-monitor", "stdio"}, "the monitor on 'stdio' is not there"},
-        Malformed{{"-nic", "user"}, "'user' is not"}, Malformed{{"-gdb", "tcp::x"}, "'x' is not a TCP port"},
+        Malformed{{"-nic", "tap"}, "there is no network 'tap'"}, Malformed{{"-gdb", "tcp::x"}, "'x' is not a TCP port"},
         Malformed{{"-gdb", "stdio"}, "not a TCP port"},
         Malformed{{"-rtc", "base=yesterday"}, "'yesterday' is not a date"},
         Malformed{{"-rtc", "clock=sun"}, "no clock 'sun'"},

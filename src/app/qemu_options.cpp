@@ -5,6 +5,7 @@
 #include <array>
 
 #include "app/qemu_properties.h"
+#include "app/qemu_virtio.h"
 
 namespace husk::app {
 namespace {
@@ -323,7 +324,19 @@ constexpr Option kOptions[] = {
      [](Parser& parser, const std::string& value) { return parser.only(value, "none", "the monitor on"); }},
     {"parallel", "none", "no parallel port", none_only},
     {"net", "none", "no network", none_only},
-    {"nic", "none", "no network", none_only},
+    {"nic", "user[,mac=ADDRESS][,hostfwd=RULE...]|none", "a virtio network card on a user-mode network",
+     [](Parser& parser, const std::string& value) { return add_nic_option(parser.config, value); }},
+    {"netdev", "user,id=ID[,hostfwd=tcp|udp:[HOST]:PORT-[GUEST]:PORT][,restrict=on]", "a network for a card",
+     [](Parser& parser, const std::string& value) { return add_netdev_option(parser.config, value); }},
+    {"drive", "file=FILE[,format=raw|qcow2][,if=virtio|none][,id=ID][,cache=MODE][,readonly=on][,snapshot=on]",
+     "a disk; with if=virtio also its device",
+     [](Parser& parser, const std::string& value) { return add_drive_option(parser.config, value); }},
+    {"blockdev", "driver=FORMAT,node-name=ID,file.driver=file,file.filename=FILE", "a disk for a device; JSON too",
+     [](Parser& parser, const std::string& value) { return add_blockdev_option(parser.config, value); }},
+    {"fsdev", "local,id=ID,path=DIR[,readonly=on]", "a folder for virtio-9p",
+     [](Parser& parser, const std::string& value) { return add_fsdev_option(parser.config, value); }},
+    {"object", "rng-random|rng-builtin|iothread,id=ID", "what husk has in any case",
+     [](Parser& parser, const std::string& value) { return add_object_option(parser.config, value); }},
     {"nodefaults", "", "no device that is not asked for", set_flag<&Parser::no_defaults>},
     {"no-user-config", "", "nothing: husk reads no configuration file", nothing},
     {"no-fd-bootchk", "", "nothing: husk has no floppy disk", nothing},
@@ -362,21 +375,17 @@ struct Missing {
   std::string_view name, purpose, nearest;
 };
 constexpr Missing kMissing[] = {
-    {"drive", "disks", "-initrd"},
-    {"hda", "disks", "-initrd"},
-    {"hdb", "disks", "-initrd"},
-    {"hdc", "disks", "-initrd"},
-    {"hdd", "disks", "-initrd"},
-    {"cdrom", "disks", "-initrd"},
-    {"blockdev", "disks", "-initrd"},
-    {"fda", "disks", "-initrd"},
-    {"fdb", "disks", "-initrd"},
-    {"snapshot", "disks", "-initrd"},
+    {"hda", "disks", "-drive"},
+    {"hdb", "disks", "-drive"},
+    {"hdc", "disks", "-drive"},
+    {"hdd", "disks", "-drive"},
+    {"cdrom", "disks", "-drive"},
+    {"fda", "disks", "-drive"},
+    {"fdb", "disks", "-drive"},
+    {"snapshot", "disks", "-drive"},
     {"boot", "a boot order", "-kernel"},
-    {"netdev", "networks", "-nic none"},
     {"usb", "USB", "-device"},
     {"usbdevice", "USB", "-device"},
-    {"object", "objects", "-device"},
     {"global", "global properties", "-device"},
     {"set", "global properties", "-device"},
     {"qmp", "a monitor", "-gdb"},
@@ -417,8 +426,7 @@ constexpr Missing kMissing[] = {
     {"watchdog", "watchdogs", "-device"},
     {"echr", "another escape key", "-serial mon:stdio"},
     {"plugin", "plugins", "-d"},
-    {"virtfs", "shared folders", "-initrd"},
-    {"fsdev", "shared folders", "-initrd"},
+    {"virtfs", "shared folders", "-fsdev"},
 };
 
 Error unknown_option(const std::string& argument, std::string_view name) {
@@ -443,8 +451,8 @@ Result<QemuRequest> parse_qemu_options(std::span<const std::string> arguments) {
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
     if (argument.size() < 2 || argument[0] != '-')
-      return refuse(fmt::format("'{}' would be a disk image, and husk has no disks yet", argument),
-                    "give a kernel by -kernel FILE");
+      return refuse(fmt::format("'{}' would be a disk image", argument),
+                    "give it by -drive file=FILE");
     // One dash or two, as in QEMU.
     const std::string_view name = std::string_view(argument).substr(argument[1] == '-' ? 2 : 1);
     const auto* option =

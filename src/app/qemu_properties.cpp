@@ -36,6 +36,16 @@ std::optional<std::string> Properties::take(std::string_view key) {
   return value;
 }
 
+std::optional<std::string> Properties::take_next(std::string_view key) {
+  if (std::find(asked_.begin(), asked_.end(), key) == asked_.end()) asked_.emplace_back(key);
+  for (Pair& pair : pairs_)
+    if (pair.part.key == key && !pair.taken) {
+      pair.taken = true;
+      return pair.part.value;
+    }
+  return std::nullopt;
+}
+
 void Properties::skip(std::string_view key) {
   for (Pair& pair : pairs_) pair.taken = pair.taken || pair.part.key == key;
 }

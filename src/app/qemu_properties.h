@@ -19,6 +19,8 @@ class Properties {
   Properties(std::string_view text, std::string_view implied, std::string what);
 
   std::optional<std::string> take(std::string_view key);
+  /// The values of a key that may be given many times, one after the other.
+  std::optional<std::string> take_next(std::string_view key);
   /// take() of a part that is no property of the object itself, so that no message lists it.
   void skip(std::string_view key);
   Result<bool> take_bool(std::string_view key, bool absent);

@@ -4,6 +4,7 @@
 
 #include "app/qemu_options.h"
 #include "app/qemu_properties.h"
+#include "app/qemu_virtio.h"
 
 namespace husk::app {
 namespace {
@@ -138,9 +139,13 @@ Status add_device_option(MachineConfig& config, std::string_view text) {
     config.devices.emplace_back(device);
   } else if (driver == "pc-testdev") {
     config.devices.emplace_back(machine::PcTestDeviceConfig{});
+  } else if (HUSK_TRY(add_virtio_device(config, driver, named))) {
+    return named.finish();
   } else {
-    return refuse(fmt::format("there is no device '{}'{}", driver, machine::nearest_hint(driver, kDevices)),
-                  "-device has " + join(kDevices));
+    std::vector<std::string_view> names(kDevices.begin(), kDevices.end());
+    names.insert(names.end(), virtio_device_names().begin(), virtio_device_names().end());
+    return refuse(fmt::format("there is no device '{}'{}", driver, machine::nearest_hint(driver, names)),
+                  "-device has " + join(kDevices) + " and virtio devices; -device help lists them");
   }
   static_cast<void>(named.take("id"));
   return named.finish();
@@ -216,7 +221,8 @@ Result<machine::TopologyConfig> parse_smp(std::string_view text) {
 std::string device_help() {
   return "isa-debug-exit,iobase=PORT,iosize=1|2|4   a write of V ends husk with status (V << 1) | 1 (0x501, 2)\n"
          "isa-debugcon,chardev=ID,iobase=PORT,readback=BYTE   what is written goes to a character device (0xe9, 0xe9)\n"
-         "pc-testdev   interrupt lines, port loop-back and memory window for test programs\n";
+         "pc-testdev   interrupt lines, port loop-back and memory window for test programs\n" +
+         virtio_device_help();
 }
 
 std::string chardev_help() {

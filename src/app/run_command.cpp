@@ -8,6 +8,7 @@
 #include "app/exit_status.h"
 #include "app/qemu_options.h"
 #include "app/qemu_properties.h"
+#include "app/qemu_virtio.h"
 #include "boot/initramfs.h"
 
 namespace husk::app {
@@ -19,7 +20,7 @@ using machine::MachineConfig;
 struct Written {
   std::string kernel, memory, cpus, cpu, initrd, append, firmware, console, rtc_base, rtc_clock, gdb, trace, timeout;
   std::string log_file, pid_file, name, exec, accelerators;
-  std::vector<std::string> modules, serials, chardevs, devices;
+  std::vector<std::string> modules, serials, chardevs, devices, disks, networks, ports;
   bool no_initrd = false, guest_decompress = false, paused = false, no_reboot = false, quiet = false;
   bool guest_errors = false;
 };
@@ -49,6 +50,15 @@ std::unique_ptr<CLI::App> make_parser(Written& written) {
       ->group(machine);
   app->add_option("--device", written.devices, "isa-debug-exit, isa-debugcon or pc-testdev with its properties")
       ->type_name("NAME,...")
+      ->group(machine);
+  app->add_option("--disk", written.disks, "FILE[,format=raw|qcow2][,readonly=on][,snapshot=on][,cache=MODE]: a virtio disk")
+      ->type_name("FILE")
+      ->group(machine);
+  app->add_option("--net", written.networks, "user[,...]: a virtio network card, the host being 10.0.2.2; or none (none)")
+      ->type_name("KIND")
+      ->group(machine);
+  app->add_option("--port", written.ports, "[udp:][ADDRESS:]HOSTPORT:GUESTPORT: forward a port of the host")
+      ->type_name("RULE")
       ->group(machine);
   app->add_option("--rtc", written.rtc_base, "clock shows utc, localtime or a date (utc)")
       ->type_name("BASE")
@@ -114,7 +124,7 @@ Error unknown_option(const CLI::App& app, const std::string& argument) {
   // QEMU's names for what is called otherwise here.
   static constexpr std::pair<std::string_view, std::string_view> kQemuNames[] = {
       {"smp", "cpus"}, {"kernel", "KERNEL"}, {"bios", "bios"}, {"S", "paused"},          {"s", "gdb"},
-      {"d", "trace"},  {"D", "log"},         {"M", "machine"}, {"nographic", "console"}, {"drive", "initrd"},
+      {"d", "trace"},  {"D", "log"},         {"M", "machine"}, {"nographic", "console"}, {"drive", "disk"},
   };
   for (const auto& [qemu, own] : kQemuNames)
     if (bare == qemu)
@@ -145,6 +155,35 @@ Status apply_accelerators(MachineConfig& config, std::string_view list) {
   }
 }
 
+/// The file's name first, and then what -drive takes.
+Status add_disk(MachineConfig& config, const std::string& text) {
+  if (text.empty() || text[0] == ',') return refuse("the disk has no file", "write --disk FILE");
+  return add_drive_option(config, text.starts_with("file=") ? text : "file=" + text);
+}
+
+/// "[udp:][ADDRESS:]HOSTPORT:GUESTPORT" as the rule that -netdev takes. Only the host itself gets in if nothing is said.
+Result<machine::HostForward> parse_port(std::string_view text) {
+  const bool udp = text.starts_with("udp:");
+  if (udp || text.starts_with("tcp:")) text.remove_prefix(4);
+  const std::size_t last = text.rfind(':');
+  std::string rule = std::string(udp ? "udp:" : "tcp:");
+  if (last == std::string_view::npos || last == 0)
+    return refuse(fmt::format("'{}' is no port forward", text), "write --port 8022:22");
+  const std::string_view host = text.substr(0, last);
+  rule += host.find(':') == std::string_view::npos ? fmt::format("127.0.0.1:{}", host) : std::string(host);
+  return parse_host_forward(fmt::format("{}-:{}", rule, text.substr(last + 1)));
+}
+
+Status apply_network(MachineConfig& config, const Written& written) {
+  for (const std::string& text : written.networks) HUSK_TRY(of("--net", add_nic_option(config, text)));
+  if (!written.ports.empty() && config.netdevs.empty())
+    HUSK_TRY(of("--port", written.networks.empty() ? add_nic_option(config, "user")
+                                                   : Status(refuse("there is no network to forward to", "add --net user"))));
+  for (const std::string& text : written.ports)
+    config.netdevs.front().forwards.push_back(HUSK_TRY(of("--port", parse_port(text))));
+  return {};
+}
+
 Status apply_machine(MachineConfig& config, const Written& written) {
   if (!written.memory.empty())
     config.memory_bytes = HUSK_TRY(of("--memory", machine::parse_size(written.memory, 1 << 20)));
@@ -153,6 +192,8 @@ Status apply_machine(MachineConfig& config, const Written& written) {
   if (!written.accelerators.empty()) HUSK_TRY(apply_accelerators(config, written.accelerators));
   for (const std::string& text : written.chardevs) HUSK_TRY(of("--chardev", add_chardev_option(config, text)));
   for (const std::string& text : written.devices) HUSK_TRY(of("--device", add_device_option(config, text)));
+  for (const std::string& text : written.disks) HUSK_TRY(of("--disk", add_disk(config, text)));
+  HUSK_TRY(apply_network(config, written));
   if (!written.rtc_base.empty()) config.rtc = HUSK_TRY(of("--rtc", machine::parse_rtc_base(written.rtc_base)));
   if (written.rtc_clock == "vm")
     config.rtc.clock = machine::RtcConfig::Clock::vm;

@@ -123,6 +123,7 @@ struct MachineConfig {
   std::vector<VirtioConfig> virtio = {};
   std::vector<DriveConfig> drives = {};
   std::vector<NetdevConfig> netdevs = {};
+  std::vector<SharedFolder> folders = {};
   std::optional<host::SocketAddress> gdb = {};
   bool start_paused = false;
   bool no_reboot = false;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "boot/smbios.h"
+#include "devices/pci/assign.h"
 
 namespace husk::machine {
 
@@ -16,6 +17,8 @@ Result<std::unique_ptr<MicroBoard>> MicroBoard::create(Deps deps, Config config)
   HUSK_TRY(board->build_chipset());
   HUSK_TRY(board->build_serial_ports());
   HUSK_TRY(board->build_test_devices());
+  HUSK_TRY(board->build_virtio());
+  HUSK_TRY(board->assign_pci_resources());
   return board;
 }
 
@@ -127,14 +130,21 @@ Status MicroBoard::build_chipset() {
   pm_ = HUSK_TRY(devices::AcpiPm::create(
       {io_space_, &chipset_, *chipset_clock_, isa_->line(kSciIrq), deps_.control, deps_.log}, {}));
   pci_host_ =
-      HUSK_TRY(devices::pci::PciHost::create({memory_space_, io_space_, &chipset_, pci_bus_, reset_control_.get()}));
+      HUSK_TRY(devices::pci::PciHost::create({memory_space_, io_space_, &pci_, pci_bus_, reset_control_.get()}));
   host_bridge_ = HUSK_TRY(devices::pci::HostBridge::create({pci_bus_, *pci_host_}, {.ecam_base = kEcamBase}));
   lpc_ = HUSK_TRY(devices::pci::LpcBridge::create(
-      {pci_bus_, [this](std::optional<std::uint16_t> base) { pm_->set_base(base); }, {}}, {.multifunction = false}));
-  for (core::Device* device :
-       std::initializer_list<core::Device*>{i8042_.get(), port92_.get(), fpu_error_.get(), reset_control_.get(), pit_.get(), rtc_.get(),
-                                            hpet_.get(), pm_.get(), pci_host_.get(), host_bridge_.get(), lpc_.get()})
+      {pci_bus_, [this](std::optional<std::uint16_t> base) { pm_->set_base(base); }, {}, &chipset_},
+      {.multifunction = false}));
+  std::vector<core::InterruptLine> wires;
+  for (unsigned pirq = 0; pirq < kPciWires; ++pirq) wires.emplace_back(*ioapic_, kFirstPciGsi + pirq);
+  intx_ = std::make_unique<devices::pci::IntxRouter>(&chipset_, std::move(wires));
+  for (core::Device* device : std::initializer_list<core::Device*>{i8042_.get(), port92_.get(), fpu_error_.get(), pit_.get(), rtc_.get(),
+                                                                    hpet_.get(), pm_.get(), lpc_.get()})
     add(*device, &chipset_);
+  // What the configuration ports lead to, the reset control at CF9h included.
+  for (core::Device* device :
+       std::initializer_list<core::Device*>{reset_control_.get(), pci_host_.get(), host_bridge_.get()})
+    add(*device, &pci_);
   return {};
 }
 
@@ -185,6 +195,26 @@ Status MicroBoard::build_test_devices() {
   return {};
 }
 
+Status MicroBoard::build_virtio() {
+  virtio_ = std::make_unique<VirtioDevices>(
+      VirtioDevices::Deps{memory_space_, io_space_, deps_.clock, deps_.log, apic_bus_, pci_bus_, config_.cpus,
+                          [this](core::Device& device, mem::LockDomain* domain) { add(device, domain); }});
+  for (const VirtioSpec& spec : config_.virtio) HUSK_TRY(virtio_->add(spec));
+  return {};
+}
+
+Status MicroBoard::assign_pci_resources() {
+  if (!config_.rom.empty()) return {};
+  const mem::DomainGuard guard(&pci_);
+  return devices::pci::assign_resources(
+      *pci_host_, {.io = {kPciIoBase, 0x10000 - kPciIoBase},
+                   .memory32 = {kPciHoleBase, kPciHoleEnd - kPciHoleBase},
+                   .memory64 = {},
+                   .interrupt_line = [](unsigned device, unsigned pin) {
+                     return static_cast<std::uint8_t>(kFirstPciGsi + (device + pin) % kPciWires);
+                   }});
+}
+
 std::function<bool(bool)> MicroBoard::floating_point_error(unsigned cpu) {
   if (cpu != 0) return {};
   return [this](bool asserted) {
@@ -215,7 +245,7 @@ boot::AcpiConfig MicroBoard::acpi_config() const {
   pci.last_bus = 255;
   pci.memory32 = {kPciHoleBase, kPciHoleEnd - kPciHoleBase};
   // Pins swizzle over GSIs 16..23, as PIRQ[A..H] of the LPC bridge are wired.
-  pci.interrupt_of = [](unsigned device, unsigned pin) { return 16 + (device + pin) % 8; };
+  pci.interrupt_of = [](unsigned device, unsigned pin) { return kFirstPciGsi + (device + pin) % kPciWires; };
   acpi.pci = std::move(pci);
   acpi.hpet_address = devices::Hpet::kDefaultBase;
   for (unsigned i = 0; i < config_.serial.size(); ++i)
@@ -254,6 +284,7 @@ void MicroBoard::reset(core::ResetKind kind) {
     const mem::DomainGuard guard(entry.domain);
     entry.device->reset(kind);
   }
+  if (auto done = assign_pci_resources(); !done) deps_.log.error("{}", done.error().text());
 }
 
 void MicroBoard::press_power_button() {

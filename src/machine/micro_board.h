@@ -38,6 +38,7 @@
 #include "devices/timer/pit8254.h"
 #include "devices/timer/rtc_mc146818.h"
 #include "machine/config.h"
+#include "machine/virtio_devices.h"
 #include "machine/vm_clock.h"
 #include "mem/address_space.h"
 
@@ -81,6 +82,7 @@ class MicroBoard final {
     };
     std::vector<Debugcon> debugcons;
     bool pc_testdev = false;
+    std::vector<VirtioSpec> virtio;
     /// A ROM that ends at 4 GiB; empty: none, the machine boots directly.
     std::vector<std::uint8_t> rom;
     std::int64_t rtc_offset_seconds = 0;  ///< the RTC's time minus the wall clock (UTC)
@@ -101,6 +103,10 @@ class MicroBoard final {
   static constexpr mem::Gpa kSmbiosBase = 0xF'0000;
   static constexpr std::uint64_t kRamMin = std::uint64_t{1} << 20;
   static constexpr unsigned kSciIrq = 9, kFpuIrq = 13;
+  static constexpr std::uint64_t kPciIoBase = 0xC000;
+  /// PIRQ[A..H] end at these pins of the I/O APIC.
+  static constexpr unsigned kFirstPciGsi = 16;
+  static constexpr unsigned kPciWires = 8;
 
   static Result<std::unique_ptr<MicroBoard>> create(Deps deps, Config config);
   ~MicroBoard();
@@ -149,6 +155,9 @@ class MicroBoard final {
   Status build_chipset();
   Status build_serial_ports();
   Status build_test_devices();
+  Status build_virtio();
+  /// As firmware would: this board is for kernels that are started without any.
+  Status assign_pci_resources();
   /// A wire to each I/O APIC pin that the HPET may use, by pin.
   std::vector<core::InterruptLine> hpet_wires();
   void add(core::Device& device, mem::LockDomain* domain) { devices_.push_back({&device, domain}); }
@@ -158,6 +167,8 @@ class MicroBoard final {
   Config config_;
   mem::AddressSpace memory_space_{"memory", std::uint64_t{1} << 52};
   mem::AddressSpace io_space_{"io", 0x10000};
+  /// Locks nest in this order: PCI configuration, a PCI function's own, the chipset's.
+  mem::LockDomain pci_;
   mem::LockDomain chipset_;
   std::vector<std::unique_ptr<mem::LockDomain>> apic_domains_;
   std::unique_ptr<core::Clock> cpu_clock_, chipset_clock_;
@@ -187,12 +198,14 @@ class MicroBoard final {
   std::unique_ptr<devices::Rtc> rtc_;
   std::unique_ptr<devices::Hpet> hpet_;
   std::unique_ptr<devices::AcpiPm> pm_;
-  devices::pci::Bus pci_bus_;
+  std::unique_ptr<devices::pci::IntxRouter> intx_;
+  devices::pci::Bus pci_bus_{0, [this](unsigned device, unsigned pin) { return intx_->line(device, pin); }};
   std::unique_ptr<devices::pci::PciHost> pci_host_;
   std::unique_ptr<devices::pci::HostBridge> host_bridge_;
   std::unique_ptr<devices::pci::LpcBridge> lpc_;
   std::vector<std::unique_ptr<devices::SerialPort>> serial_;
   std::vector<std::unique_ptr<core::Device>> test_devices_;
+  std::unique_ptr<VirtioDevices> virtio_;
   std::vector<Entry> devices_;
 };
 

@@ -1,0 +1,474 @@
+// husk: QEMU's options for virtio devices, disks and networks
+#include "app/qemu_virtio.h"
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
+namespace husk::app {
+namespace {
+
+using machine::MachineConfig;
+
+constexpr std::array<std::string_view, 18> kNames = {"virtio-rng-pci",
+                                                     "virtio-blk-pci",
+                                                     "virtio-net-pci",
+                                                     "virtio-serial-pci",
+                                                     "virtio-9p-pci",
+                                                     "virtio-balloon-pci",
+                                                     "virtio-rng",
+                                                     "virtio-blk",
+                                                     "virtio-net",
+                                                     "virtio-serial",
+                                                     "virtio-9p",
+                                                     "virtio-balloon",
+                                                     "virtconsole",
+                                                     "virtserialport",
+                                                     "virtio-rng-pci-non-transitional",
+                                                     "virtio-blk-pci-non-transitional",
+                                                     "virtio-net-pci-non-transitional",
+                                                     "virtio-rng-pci-transitional"};
+
+/// The name without what only says how it is attached.
+struct Kind {
+  std::string name;
+  std::optional<bool> legacy;
+};
+Kind kind_of(std::string_view driver) {
+  Kind kind{std::string(driver), {}};
+  const auto drop = [&](std::string_view suffix) {
+    const bool there = kind.name.ends_with(suffix);
+    if (there) kind.name.resize(kind.name.size() - suffix.size());
+    return there;
+  };
+  if (drop("-non-transitional")) kind.legacy = false;
+  if (drop("-transitional")) kind.legacy = true;
+  drop("-pci");
+  return kind;
+}
+
+/// "3", "0x3", "03.0": the device number of a PCI address; functions other than 0 are not for single devices.
+Result<std::optional<unsigned>> take_address(Properties& properties) {
+  const auto text = properties.take("addr");
+  if (!text) return std::nullopt;
+  const std::size_t dot = text->find('.');
+  std::string device = text->substr(0, dot);
+  if (!device.starts_with("0x")) device.insert(0, "0x");  // QEMU reads it as hexadecimal
+  const auto number = machine::parse_number(device, 31);
+  if (!number || *number == 0 || *number == 31 || (dot != std::string::npos && text->substr(dot + 1) != "0"))
+    return refuse(fmt::format("{}: '{}' is no free PCI address", properties.what(), *text), "give addr=1 to addr=1e");
+  return static_cast<unsigned>(*number);
+}
+
+Result<machine::VirtioPlace> take_place(Properties& p, const Kind& kind, bool has_legacy) {
+  machine::VirtioPlace place;
+  place.id = p.take("id").value_or("");
+  place.address = HUSK_TRY(take_address(p));
+  HUSK_TRY(p.take_fixed("bus", {"pcie.0", "pci.0"}));
+  HUSK_TRY(p.take_fixed("iommu_platform", {"off"}));
+  HUSK_TRY(p.take_fixed("disable-modern", {"off"}));
+  place.legacy = kind.legacy.value_or(false);
+  if (const auto disable = p.take("disable-legacy"))
+    if (*disable != "auto") place.legacy = !HUSK_TRY(machine::parse_bool(*disable));
+  if (place.legacy && !has_legacy) return refuse(p.what() + " has no legacy form", "leave disable-legacy=off out");
+  place.packed = HUSK_TRY(p.take_bool("packed", false));
+  place.in_order = HUSK_TRY(p.take_bool("in_order", false));
+  place.event_index = HUSK_TRY(p.take_bool("event_idx", true));
+  place.indirect = HUSK_TRY(p.take_bool("indirect_desc", true));
+  place.queue_reset = HUSK_TRY(p.take_bool("queue_reset", true));
+  place.vectors = static_cast<unsigned>(HUSK_TRY(p.take_number("vectors", 0, 2048)));
+  return place;
+}
+
+template <class T>
+T narrow(std::uint64_t value) {
+  return static_cast<T>(value);
+}
+
+Status add_rng(MachineConfig& config, const Kind& kind, Properties& p) {
+  machine::VirtioRngConfig device;
+  device.place = HUSK_TRY(take_place(p, kind, true));
+  static_cast<void>(p.take("rng"));
+  if (const auto most = p.take("max-bytes")) device.max_bytes = HUSK_TRY(machine::parse_size(*most, 1));
+  device.period_ns = 1'000'000 * HUSK_TRY(p.take_number("period", 65536, 1'000'000'000));
+  if (device.period_ns == 0) return refuse("virtio-rng cannot have period=0", "give milliseconds");
+  config.virtio.emplace_back(device);
+  return {};
+}
+
+Result<machine::VirtioBlkConfig> take_blk(Properties& p, const Kind& kind) {
+  machine::VirtioBlkConfig device;
+  device.place = HUSK_TRY(take_place(p, kind, true));
+  device.drive = p.take("drive").value_or("");
+  device.serial = p.take("serial").value_or("");
+  if (device.serial.size() > 20)
+    return refuse(fmt::format("the serial '{}' is longer than 20 bytes", device.serial), "give a shorter one");
+  device.queues = narrow<unsigned>(HUSK_TRY(p.take_number("num-queues", 0, 1024)));
+  device.queue_size = narrow<std::uint16_t>(HUSK_TRY(p.take_number("queue-size", device.queue_size, 1024)));
+  device.logical_block = narrow<std::uint32_t>(HUSK_TRY(p.take_number("logical_block_size", 512, 2 << 20)));
+  device.physical_block =
+      narrow<std::uint32_t>(HUSK_TRY(p.take_number("physical_block_size", device.logical_block, 2 << 20)));
+  device.min_io = narrow<std::uint32_t>(HUSK_TRY(p.take_number("min_io_size", 0, 65535)));
+  device.opt_io = narrow<std::uint32_t>(HUSK_TRY(p.take_number("opt_io_size", 0, 0xffffffff)));
+  device.discard = HUSK_TRY(p.take_bool("discard", true));
+  device.write_zeroes = HUSK_TRY(p.take_bool("write-zeroes", true));
+  if (const auto cache = p.take("write-cache"))
+    if (*cache != "auto") device.writeback = HUSK_TRY(machine::parse_bool(*cache));
+  HUSK_TRY(p.take_fixed("scsi", {"off"}));
+  HUSK_TRY(p.take_fixed("config-wce", {"on"}));
+  HUSK_TRY(p.take_fixed("share-rw", {"off"}));
+  HUSK_TRY(p.take_fixed("werror", {"report", "auto"}));
+  HUSK_TRY(p.take_fixed("rerror", {"report", "auto"}));
+  static_cast<void>(p.take("bootindex"));
+  static_cast<void>(p.take("iothread"));
+  return device;
+}
+
+Status add_blk(MachineConfig& config, const Kind& kind, Properties& p) {
+  auto device = HUSK_TRY(take_blk(p, kind));
+  if (device.drive.empty())
+    return refuse("virtio-blk has no drive", "give drive=ID and -drive file=FILE,if=none,id=ID");
+  config.virtio.emplace_back(std::move(device));
+  return {};
+}
+
+Result<std::array<std::uint8_t, 6>> parse_mac(std::string_view text) {
+  std::array<std::uint8_t, 6> mac{};
+  bool good = text.size() == 17;
+  for (unsigned i = 0; good && i < 6; ++i) {
+    const std::string part(text.substr(i * 3, 2));
+    good = part.find_first_not_of("0123456789abcdefABCDEF") == std::string::npos && (i == 5 || text[i * 3 + 2] == ':');
+    if (good) mac[i] = static_cast<std::uint8_t>(std::stoul(part, nullptr, 16));
+  }
+  if (!good) return refuse(fmt::format("'{}' is no MAC address", text), "write 52:54:00:12:34:56");
+  if (mac[0] & 1) return refuse(fmt::format("'{}' is a multicast address", text), "give one whose first byte is even");
+  return mac;
+}
+
+Result<machine::VirtioNetConfig> take_net(Properties& p, const Kind& kind) {
+  machine::VirtioNetConfig device;
+  device.place = HUSK_TRY(take_place(p, kind, true));
+  device.netdev = p.take("netdev").value_or("");
+  if (const auto mac = p.take("mac")) device.mac = HUSK_TRY(parse_mac(*mac));
+  device.queue_size = narrow<std::uint16_t>(HUSK_TRY(p.take_number("rx_queue_size", 256, 1024)));
+  static_cast<void>(HUSK_TRY(p.take_number("tx_queue_size", 256, 1024)));
+  device.mtu = narrow<std::uint16_t>(HUSK_TRY(p.take_number("host_mtu", 0, 65535)));
+  device.mergeable = HUSK_TRY(p.take_bool("mrg_rxbuf", true));
+  device.offloads = HUSK_TRY(p.take_bool("csum", true));
+  HUSK_TRY(p.take_fixed("mq", {"off"}));
+  static_cast<void>(p.take("bootindex"));
+  static_cast<void>(p.take("romfile"));
+  return device;
+}
+
+Status add_serial(MachineConfig& config, const Kind& kind, Properties& p) {
+  machine::VirtioConsoleConfig device;
+  device.place = HUSK_TRY(take_place(p, kind, true));
+  static_cast<void>(HUSK_TRY(p.take_number("max_ports", 31, 31)));
+  config.virtio.emplace_back(std::move(device));
+  return {};
+}
+
+Status add_port(MachineConfig& config, bool console, Properties& p) {
+  machine::VirtioPortConfig port;
+  port.console = console;
+  port.chardev = p.take("chardev").value_or("");
+  port.name = p.take("name").value_or("");
+  static_cast<void>(p.take("id"));
+  static_cast<void>(p.take("bus"));
+  static_cast<void>(p.take("nr"));
+  for (auto device = config.virtio.rbegin(); device != config.virtio.rend(); ++device)
+    if (auto* serial = std::get_if<machine::VirtioConsoleConfig>(&*device)) {
+      if (serial->ports.size() >= 31) return refuse("the virtio-serial device has 31 ports already", "add another one");
+      serial->ports.push_back(std::move(port));
+      return {};
+    }
+  return refuse("there is no virtio-serial device for this port", "give -device virtio-serial-pci before it");
+}
+
+Status add_9p(MachineConfig& config, const Kind& kind, Properties& p) {
+  machine::Virtio9pConfig device;
+  device.place = HUSK_TRY(take_place(p, kind, true));
+  device.tag = p.take("mount_tag").value_or("");
+  const std::string fsdev = p.take("fsdev").value_or("");
+  for (const machine::SharedFolder& folder : config.folders)
+    if (folder.id == fsdev) {
+      device.path = folder.path;
+      device.read_only = folder.read_only;
+    }
+  if (device.path.empty())
+    return refuse(fmt::format("virtio-9p wants the folder '{}', which is not there", fsdev),
+                  "give -fsdev local,id=ID,path=DIR,security_model=none before it");
+  if (device.tag.empty() || device.tag.size() > 32)
+    return refuse("virtio-9p needs a mount_tag of 1 to 32 bytes", "give mount_tag=NAME");
+  config.virtio.emplace_back(std::move(device));
+  return {};
+}
+
+Status add_balloon(MachineConfig& config, const Kind& kind, Properties& p) {
+  machine::VirtioBalloonConfig device;
+  device.place = HUSK_TRY(take_place(p, kind, true));
+  device.deflate_on_oom = HUSK_TRY(p.take_bool("deflate-on-oom", false));
+  device.free_page_reporting = HUSK_TRY(p.take_bool("free-page-reporting", false));
+  config.virtio.emplace_back(std::move(device));
+  return {};
+}
+
+Result<machine::CacheMode> parse_cache(std::string_view text) {
+  static constexpr std::array<std::string_view, 5> kModes = {"none", "writeback", "writethrough", "directsync",
+                                                             "unsafe"};
+  const auto found = std::find(kModes.begin(), kModes.end(), text);
+  if (found == kModes.end())
+    return refuse(fmt::format("there is no cache mode '{}'{}", text, machine::nearest_hint(text, kModes)),
+                  "choose none, writeback, writethrough, directsync or unsafe");
+  return static_cast<machine::CacheMode>(found - kModes.begin());
+}
+
+Result<std::string> checked_format(std::string format) {
+  if (format.empty() || format == "raw" || format == "qcow2") return format;
+  return refuse(fmt::format("there is no image format '{}'", format), "husk has raw and qcow2");
+}
+
+/// -blockdev's two levels (format over file, or file alone) from flat keys.
+Status add_blockdev(MachineConfig& config, Properties& p) {
+  machine::DriveConfig drive;
+  const std::string driver = p.take("driver").value_or("");
+  drive.id = p.take("node-name").value_or("");
+  const bool file_level = driver == "file" || driver == "host_device";
+  const std::string prefix = file_level ? "" : "file.";
+  if (!file_level) drive.format = HUSK_TRY(checked_format(driver));
+  if (driver.empty()) return refuse("-blockdev has no driver", "give driver=raw, qcow2 or file");
+  if (!file_level) HUSK_TRY(p.take_fixed("file.driver", {"file", "host_device"}));
+  drive.file = p.take(prefix + "filename").value_or("");
+  const auto by_name = file_level ? std::optional<std::string>() : p.take("file");
+  if (by_name) {
+    const auto below =
+        std::find_if(config.drives.begin(), config.drives.end(), [&](const auto& one) { return one.id == *by_name; });
+    if (below == config.drives.end())
+      return refuse(fmt::format("-blockdev: there is no node '{}'", *by_name), "give the -blockdev of the file first");
+    const std::string id = drive.id;
+    const std::string format = drive.format;
+    drive = *below;
+    drive.id = id;
+    drive.format = format;
+    config.drives.erase(below);
+  }
+  if (file_level) drive.format = "raw";
+  drive.read_only = HUSK_TRY(p.take_bool("read-only", drive.read_only));
+  HUSK_TRY(p.take_fixed("auto-read-only", {"on", "off"}));
+  HUSK_TRY(p.take_fixed("file.aio", {"threads", "io_uring", "native"}));
+  HUSK_TRY(p.take_fixed("aio", {"threads", "io_uring", "native"}));
+  const auto discard = p.take("discard");
+  if (discard) drive.discard = *discard != "ignore" && *discard != "off";
+  static_cast<void>(p.take(prefix + "discard"));
+  bool direct = false, no_flush = false;
+  for (const char* level : {"cache.", "file.cache."}) {
+    direct |= HUSK_TRY(p.take_bool(std::string(level) + "direct", false));
+    no_flush |= HUSK_TRY(p.take_bool(std::string(level) + "no-flush", false));
+  }
+  if (direct) drive.cache = machine::CacheMode::none;
+  if (no_flush) drive.cache = machine::CacheMode::unsafe;
+  if (drive.id.empty()) return refuse("-blockdev has no node-name", "give node-name=ID");
+  if (drive.file.empty()) return refuse("-blockdev has no file", "give file.driver=file,file.filename=FILE");
+  config.drives.push_back(std::move(drive));
+  return {};
+}
+
+/// {"a": {"b": 1}} as a.b=1, with commas in values doubled.
+Status flatten(const nlohmann::json& value, const std::string& key, std::string& out) {
+  if (value.is_object()) {
+    for (const auto& [name, inner] : value.items())
+      HUSK_TRY(flatten(inner, key.empty() ? name : key + "." + name, out));
+    return {};
+  }
+  if (value.is_array() || value.is_null())
+    return refuse(fmt::format("'{}' has a value of a kind that is not understood", key),
+                  "give a string, number or truth value");
+  std::string text = value.is_string()    ? value.get<std::string>()
+                     : value.is_boolean() ? (value.get<bool>() ? "on" : "off")
+                                          : value.dump();
+  for (std::size_t at = 0; (at = text.find(',', at)) != std::string::npos; at += 2) text.insert(at, ",");
+  out += (out.empty() ? "" : ",") + key + "=" + text;
+  return {};
+}
+
+Result<machine::NetdevConfig> take_user_net(Properties& p) {
+  machine::NetdevConfig net;
+  net.restricted = HUSK_TRY(p.take_bool("restrict", false));
+  net.ipv4 = HUSK_TRY(p.take_bool("ipv4", true));
+  net.ipv6 = HUSK_TRY(p.take_bool("ipv6", true));
+  net.hostname = p.take("hostname").value_or("");
+  while (true) {
+    const auto forward = p.take_next("hostfwd");
+    if (!forward) break;
+    net.forwards.push_back(HUSK_TRY(parse_host_forward(*forward)));
+  }
+  return net;
+}
+
+}  // namespace
+
+std::span<const std::string_view> virtio_device_names() { return kNames; }
+
+std::string virtio_device_help() {
+  return "virtio-blk-pci,drive=ID[,serial=TEXT][,num-queues=N][,queue-size=N][,write-cache=on|off]   a disk\n"
+         "virtio-net-pci,netdev=ID[,mac=ADDRESS][,host_mtu=BYTES]   a network card\n"
+         "virtio-rng-pci[,max-bytes=N,period=MS]   random numbers\n"
+         "virtio-serial-pci   ports for virtconsole and virtserialport\n"
+         "virtconsole,chardev=ID   a console (hvc0 in Linux)\n"
+         "virtserialport,chardev=ID,name=NAME   a named port\n"
+         "virtio-9p-pci,fsdev=ID,mount_tag=NAME   a folder of the host\n"
+         "virtio-balloon-pci[,deflate-on-oom=on][,free-page-reporting=on]   gives memory back\n"
+         "  all virtio devices: "
+         "[,addr=N][,packed=on][,disable-legacy=off][,event_idx=off][,indirect_desc=off][,vectors=N]\n";
+}
+
+Result<bool> add_virtio_device(MachineConfig& config, std::string_view driver, Properties& properties) {
+  const Kind kind = kind_of(driver);
+  if (kind.name == "virtio-rng")
+    HUSK_TRY(add_rng(config, kind, properties));
+  else if (kind.name == "virtio-blk")
+    HUSK_TRY(add_blk(config, kind, properties));
+  else if (kind.name == "virtio-net")
+    config.virtio.emplace_back(HUSK_TRY(take_net(properties, kind)));
+  else if (kind.name == "virtio-serial")
+    HUSK_TRY(add_serial(config, kind, properties));
+  else if (driver == "virtconsole" || driver == "virtserialport")
+    HUSK_TRY(add_port(config, driver == "virtconsole", properties));
+  else if (kind.name == "virtio-9p")
+    HUSK_TRY(add_9p(config, kind, properties));
+  else if (kind.name == "virtio-balloon")
+    HUSK_TRY(add_balloon(config, kind, properties));
+  else
+    return false;
+  return true;
+}
+
+Status add_drive_option(MachineConfig& config, std::string_view text) {
+  Properties p(text, "", "-drive");
+  machine::DriveConfig drive;
+  drive.file = p.take("file").value_or("");
+  const std::string interface = p.take("if").value_or("virtio");
+  if (interface != "virtio" && interface != "none")
+    return refuse(fmt::format("-drive cannot have if={}", interface), "husk has if=virtio and if=none");
+  drive.id = p.take("id").value_or(fmt::format("{}{}", interface, config.drives.size()));
+  drive.format = HUSK_TRY(checked_format(p.take("format").value_or("")));
+  if (const auto cache = p.take("cache")) drive.cache = HUSK_TRY(parse_cache(*cache));
+  drive.read_only = HUSK_TRY(p.take_bool("readonly", HUSK_TRY(p.take_bool("read-only", false))));
+  drive.snapshot = HUSK_TRY(p.take_bool("snapshot", false));
+  if (const auto discard = p.take("discard")) drive.discard = *discard != "ignore" && *discard != "off";
+  HUSK_TRY(p.take_fixed("media", {"disk"}));
+  HUSK_TRY(p.take_fixed("aio", {"threads", "io_uring", "native"}));
+  HUSK_TRY(p.take_fixed("werror", {"report"}));
+  HUSK_TRY(p.take_fixed("rerror", {"report"}));
+  static_cast<void>(p.take("index"));
+  const std::string serial = p.take("serial").value_or("");
+  HUSK_TRY(p.finish());
+  if (drive.file.empty()) return refuse("-drive has no file", "give file=FILE");
+  if (interface == "virtio") {
+    machine::VirtioBlkConfig device;
+    device.drive = drive.id;
+    device.serial = serial;
+    config.virtio.emplace_back(std::move(device));
+  }
+  config.drives.push_back(std::move(drive));
+  return {};
+}
+
+Status add_blockdev_option(MachineConfig& config, const std::string& text) {
+  std::string flat = text;
+  if (text.starts_with('{')) {
+    const auto json = nlohmann::json::parse(text, nullptr, false);
+    if (json.is_discarded() || !json.is_object())
+      return refuse("-blockdev: the JSON is not well-formed", "give an object");
+    flat.clear();
+    HUSK_TRY(flatten(json, "", flat));
+  }
+  Properties p(flat, "driver", "-blockdev");
+  HUSK_TRY(add_blockdev(config, p));
+  return p.finish();
+}
+
+Result<machine::HostForward> parse_host_forward(std::string_view text) {
+  machine::HostForward forward;
+  const auto wrong = [&] {
+    return refuse(fmt::format("'{}' is no port forward", text),
+                  "write tcp:[HOST]:PORT-[GUEST]:PORT or HOSTPORT:GUESTPORT");
+  };
+  std::string_view rest = text;
+  if (rest.starts_with("udp:")) forward.udp = true;
+  if (rest.starts_with("tcp:") || rest.starts_with("udp:")) rest.remove_prefix(4);
+  const std::size_t dash = rest.find('-');
+  if (dash == std::string_view::npos) return wrong();
+  const auto end = [&](std::string_view part, std::string& address, std::uint16_t& port) -> bool {
+    const std::size_t colon = part.rfind(':');
+    if (colon == std::string_view::npos) return false;
+    address = part.substr(0, colon);
+    const auto number = machine::parse_number(part.substr(colon + 1), 65535);
+    if (!number || *number == 0) return false;
+    port = static_cast<std::uint16_t>(*number);
+    return true;
+  };
+  if (!end(rest.substr(0, dash), forward.host_address, forward.host_port) ||
+      !end(rest.substr(dash + 1), forward.guest_address, forward.guest_port))
+    return wrong();
+  return forward;
+}
+
+Status add_netdev_option(MachineConfig& config, std::string_view text) {
+  Properties p(text, "type", "-netdev");
+  const std::string type = p.take("type").value_or("");
+  if (type != "user") return refuse(fmt::format("there is no network '{}'", type), "husk has -netdev user,id=ID");
+  machine::NetdevConfig net = HUSK_TRY(take_user_net(p));
+  net.id = p.take("id").value_or("");
+  HUSK_TRY(p.finish());
+  if (net.id.empty()) return refuse("-netdev has no id", "give id=ID");
+  config.netdevs.push_back(std::move(net));
+  return {};
+}
+
+Status add_nic_option(MachineConfig& config, std::string_view text) {
+  Properties p(text, "type", "-nic");
+  const std::string type = p.take("type").value_or("");
+  if (type == "none") return p.finish();
+  if (type != "user") return refuse(fmt::format("there is no network '{}'", type), "husk has user and none");
+  HUSK_TRY(p.take_fixed("model", {"virtio-net-pci", "virtio"}));
+  machine::VirtioNetConfig device;
+  if (const auto mac = p.take("mac")) device.mac = HUSK_TRY(parse_mac(*mac));
+  machine::NetdevConfig net = HUSK_TRY(take_user_net(p));
+  net.id = p.take("id").value_or(fmt::format("nic{}", config.netdevs.size()));
+  HUSK_TRY(p.finish());
+  device.netdev = net.id;
+  config.virtio.emplace_back(std::move(device));
+  config.netdevs.push_back(std::move(net));
+  return {};
+}
+
+Status add_fsdev_option(MachineConfig& config, std::string_view text) {
+  Properties p(text, "fsdriver", "-fsdev");
+  const std::string driver = p.take("fsdriver").value_or("");
+  if (driver != "local") return refuse(fmt::format("there is no file system driver '{}'", driver), "husk has local");
+  machine::SharedFolder folder;
+  folder.id = p.take("id").value_or("");
+  folder.path = p.take("path").value_or("");
+  folder.read_only = HUSK_TRY(p.take_bool("readonly", false));
+  HUSK_TRY(p.take_fixed("security_model", {"none", "passthrough"}));
+  HUSK_TRY(p.take_fixed("multidevs", {"remap", "warn"}));
+  HUSK_TRY(p.finish());
+  if (folder.id.empty() || folder.path.empty())
+    return refuse("-fsdev lacks its id or path", "write -fsdev local,id=ID,path=DIR");
+  config.folders.push_back(std::move(folder));
+  return {};
+}
+
+Status add_object_option(MachineConfig&, std::string_view text) {
+  Properties p(text, "qom-type", "-object");
+  const std::string type = p.take("qom-type").value_or("");
+  if (type != "rng-random" && type != "rng-builtin" && type != "iothread")
+    return refuse(fmt::format("there is no object '{}'", type), "husk has rng-random, rng-builtin and iothread");
+  static_cast<void>(p.take("id"));
+  if (type == "rng-random") HUSK_TRY(p.take_fixed("filename", {"/dev/urandom", "/dev/random", "/dev/hwrng"}));
+  return p.finish();
+}
+
+}  // namespace husk::app

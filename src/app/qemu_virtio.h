@@ -1,0 +1,34 @@
+// husk: QEMU's options for virtio devices, disks and networks
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "app/qemu_properties.h"
+#include "machine/config.h"
+
+namespace husk::app {
+
+/// True if `driver` is a virtio device (or a port of one), which is then added from the rest of the properties.
+Result<bool> add_virtio_device(machine::MachineConfig& config, std::string_view driver, Properties& properties);
+/// The names that add_virtio_device() knows, for messages.
+std::span<const std::string_view> virtio_device_names();
+std::string virtio_device_help();
+
+/// -drive: with if=virtio (or none given) the disk's device too.
+Status add_drive_option(machine::MachineConfig& config, std::string_view text);
+/// -blockdev, in QEMU's dotted form or as JSON.
+Status add_blockdev_option(machine::MachineConfig& config, const std::string& text);
+/// -netdev user,id=ID,...
+Status add_netdev_option(machine::MachineConfig& config, std::string_view text);
+/// -nic user[,model=virtio-net-pci][,mac=...],... or none.
+Status add_nic_option(machine::MachineConfig& config, std::string_view text);
+/// -fsdev local,id=ID,path=DIR[,readonly=on]
+Status add_fsdev_option(machine::MachineConfig& config, std::string_view text);
+/// -object: rng-random, rng-builtin and iothread are taken for what husk does anyway.
+Status add_object_option(machine::MachineConfig& config, std::string_view text);
+/// A `tcp|udp:[host]:port-[guest]:port` forward.
+Result<machine::HostForward> parse_host_forward(std::string_view text);
+
+}  // namespace husk::app

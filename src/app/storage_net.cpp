@@ -1,0 +1,71 @@
+// husk: the disks and networks of one run
+#include "app/storage_net.h"
+
+#include <algorithm>
+
+#include "block/open.h"
+#include "machine/block_bridge.h"
+
+namespace husk::app {
+
+namespace {
+block::CacheMode cache_mode(machine::CacheMode mode) {
+  switch (mode) {
+    case machine::CacheMode::none: return block::CacheMode::none;
+    case machine::CacheMode::writeback: return block::CacheMode::writeback;
+    case machine::CacheMode::writethrough: return block::CacheMode::writethrough;
+    case machine::CacheMode::directsync: return block::CacheMode::directsync;
+    case machine::CacheMode::unsafe: return block::CacheMode::unsafe;
+  }
+  return block::CacheMode::writeback;
+}
+
+template <class Config>
+Result<const Config*> find(const std::vector<Config>& all, const std::string& id, const char* what) {
+  const auto found = std::find_if(all.begin(), all.end(), [&](const Config& one) { return one.id == id; });
+  if (found == all.end()) return fail("there is no {} '{}'", what, id);
+  return &*found;
+}
+}  // namespace
+
+StorageAndNetworks::~StorageAndNetworks() {
+  networks_.clear();
+  for (auto& [id, disk] : disks_)
+    if (auto closed = block::close_node(*blocks_, *disk); !closed)
+      log_.error("drive {}: {}", id, closed.error().text());
+}
+
+Result<std::unique_ptr<core::BlockBackend>> StorageAndNetworks::attach_drive(const std::string& id,
+                                                                             mem::LockDomain& domain) {
+  const machine::DriveConfig& config = *HUSK_TRY(find(config_.drives, id, "drive"));
+  if (disks_.contains(id)) return fail("two devices want the drive '{}'", id);
+  if (!blocks_) blocks_ = HUSK_TRY(block::Context::create(loop_, log_));
+  block::DiskOptions options{.path = config.file, .format = config.format, .read_only = config.read_only};
+  options.cache = cache_mode(config.cache);
+  options.discard = config.discard;
+  options.temporary = config.snapshot;
+  auto disk = HUSK_TRY(block::open_disk(*blocks_, options));
+  auto bridge = std::make_unique<machine::BlockBridge>(loop_, domain, *disk);
+  disks_.emplace(id, std::move(disk));
+  return bridge;
+}
+
+Result<std::unique_ptr<core::NetBackend>> StorageAndNetworks::attach_network(const std::string& id,
+                                                                             mem::LockDomain& domain) {
+  const machine::NetdevConfig& config = *HUSK_TRY(find(config_.netdevs, id, "network"));
+  if (networks_.contains(id)) return fail("two devices want the network '{}'", id);
+  netdev::UserNetworkOptions options{.restricted = config.restricted,
+                                     .ipv4 = config.ipv4,
+                                     .ipv6 = config.ipv6,
+                                     .hostname = config.hostname,
+                                     .capture = config.capture};
+  for (const machine::HostForward& forward : config.forwards)
+    options.forwards.push_back(
+        {forward.udp, forward.host_address, forward.host_port, forward.guest_address, forward.guest_port});
+  auto network = HUSK_TRY(netdev::UserNetwork::create(loop_, log_, std::move(options)));
+  auto port = network->attach(domain);
+  networks_.emplace(id, std::move(network));
+  return port;
+}
+
+}  // namespace husk::app

@@ -1,0 +1,42 @@
+// husk: the disks and networks of one run, opened on the host
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "base/log.h"
+#include "base/result.h"
+#include "block/context.h"
+#include "block/node.h"
+#include "core/block_backend.h"
+#include "core/net_backend.h"
+#include "host/event_loop.h"
+#include "machine/config.h"
+#include "mem/lock_domain.h"
+#include "netdev/user_network.h"
+
+namespace husk::app {
+
+/// Made before the machine and destroyed after it, on the main thread. Nodes and networks live on the main loop.
+class StorageAndNetworks {
+ public:
+  StorageAndNetworks(host::EventLoop& loop, Log& log, const machine::MachineConfig& config)
+      : loop_(loop), log_(log), config_(config) {}
+  /// Closes the disks; what goes wrong then is logged.
+  ~StorageAndNetworks();
+
+  /// Opens the drive; a drive has one user.
+  Result<std::unique_ptr<core::BlockBackend>> attach_drive(const std::string& id, mem::LockDomain& domain);
+  Result<std::unique_ptr<core::NetBackend>> attach_network(const std::string& id, mem::LockDomain& domain);
+
+ private:
+  host::EventLoop& loop_;
+  Log& log_;
+  const machine::MachineConfig& config_;
+  std::unique_ptr<block::Context> blocks_;
+  std::map<std::string, std::unique_ptr<block::Node>> disks_;
+  std::map<std::string, std::unique_ptr<netdev::UserNetwork>> networks_;
+};
+
+}  // namespace husk::app

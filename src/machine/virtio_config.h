@@ -1,0 +1,136 @@
+// husk: virtio devices, disks and networks as typed values
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace husk::machine {
+
+/// What is common to all virtio devices on PCI.
+struct VirtioPlace {
+  std::string id = {};
+  std::optional<unsigned> address = {};  ///< PCI device number; none: the first that is free
+  bool legacy = false;                   ///< transitional: also speaks virtio 0.9.5
+  bool packed = false;
+  bool in_order = false;
+  bool event_index = true;
+  bool indirect = true;
+  bool queue_reset = true;
+  unsigned vectors = 0;  ///< MSI-X vectors; 0: as many as are of use
+  bool operator==(const VirtioPlace&) const = default;
+};
+
+struct VirtioRngConfig {
+  VirtioPlace place = {};
+  std::optional<std::uint64_t> max_bytes = {};
+  std::uint64_t period_ns = 65'536'000'000;
+  bool operator==(const VirtioRngConfig&) const = default;
+};
+
+struct VirtioBlkConfig {
+  VirtioPlace place = {};
+  std::string drive = {};  ///< id of a DriveConfig
+  std::string serial = {};
+  unsigned queues = 0;  ///< 0: one a CPU
+  std::uint16_t queue_size = 256;
+  std::uint32_t logical_block = 512;
+  std::uint32_t physical_block = 512;
+  std::uint32_t min_io = 0;
+  std::uint32_t opt_io = 0;
+  bool discard = true;
+  bool write_zeroes = true;
+  bool writeback = true;
+  bool operator==(const VirtioBlkConfig&) const = default;
+};
+
+struct VirtioNetConfig {
+  VirtioPlace place = {};
+  std::string netdev = {};  ///< id of a NetdevConfig; empty: no cable
+  std::optional<std::array<std::uint8_t, 6>> mac = {};
+  unsigned queue_pairs = 1;
+  std::uint16_t queue_size = 256;
+  std::uint16_t mtu = 0;  ///< 0: not told
+  bool offloads = true;   ///< checksum and segmentation offloads
+  bool mergeable = true;
+  bool operator==(const VirtioNetConfig&) const = default;
+};
+
+/// One port of a virtio-serial device.
+struct VirtioPortConfig {
+  std::string chardev = {};
+  std::string name = {};
+  bool console = false;  ///< hvc in Linux; else a named port
+  bool operator==(const VirtioPortConfig&) const = default;
+};
+struct VirtioConsoleConfig {
+  VirtioPlace place = {};
+  std::vector<VirtioPortConfig> ports = {};
+  bool operator==(const VirtioConsoleConfig&) const = default;
+};
+
+struct Virtio9pConfig {
+  VirtioPlace place = {};
+  std::string tag = {};
+  std::string path = {};
+  bool read_only = false;
+  bool operator==(const Virtio9pConfig&) const = default;
+};
+
+struct VirtioBalloonConfig {
+  VirtioPlace place = {};
+  bool deflate_on_oom = false;
+  bool free_page_reporting = false;
+  bool operator==(const VirtioBalloonConfig&) const = default;
+};
+
+using VirtioConfig = std::variant<VirtioRngConfig, VirtioBlkConfig, VirtioNetConfig, VirtioConsoleConfig,
+                                  Virtio9pConfig, VirtioBalloonConfig>;
+
+enum class CacheMode : std::uint8_t { none, writeback, writethrough, directsync, unsafe };
+
+/// The host's side of a disk.
+struct DriveConfig {
+  std::string id = {};
+  std::string file = {};
+  std::string format = {};  ///< "raw", "qcow2"; empty: found out, and raw only if nothing else
+  CacheMode cache = CacheMode::writeback;
+  bool read_only = false;
+  bool snapshot = false;  ///< writes go to memory or a temporary file and are lost in the end
+  bool discard = true;    ///< pass discards on
+  bool operator==(const DriveConfig&) const = default;
+};
+
+/// A folder that a guest may be given (-fsdev).
+struct SharedFolder {
+  std::string id = {};
+  std::string path = {};
+  bool read_only = false;
+  bool operator==(const SharedFolder&) const = default;
+};
+
+struct HostForward {
+  bool udp = false;
+  std::string host_address = {};
+  std::uint16_t host_port = 0;
+  std::string guest_address = {};
+  std::uint16_t guest_port = 0;
+  bool operator==(const HostForward&) const = default;
+};
+
+/// The host's side of a network card: user mode (libslirp).
+struct NetdevConfig {
+  std::string id = {};
+  bool restricted = false;
+  bool ipv4 = true;
+  bool ipv6 = true;
+  std::string hostname = {};
+  std::vector<HostForward> forwards = {};
+  std::string capture = {};  ///< a pcap file of all frames
+  bool operator==(const NetdevConfig&) const = default;
+};
+
+}  // namespace husk::machine

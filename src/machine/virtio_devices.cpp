@@ -1,0 +1,129 @@
+// husk: virtio devices on a board's PCI bus
+#include "machine/virtio_devices.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "devices/virtio/blk.h"
+#include "devices/virtio/net.h"
+#include "devices/virtio/rng.h"
+
+namespace husk::machine {
+
+namespace {
+
+namespace virtio = devices::virtio;
+
+virtio::RingOptions ring_options(const VirtioPlace& place) {
+  return {.packed = place.packed,
+          .event_index = place.event_index,
+          .indirect = place.indirect,
+          .in_order = place.in_order,
+          .ring_reset = place.queue_reset};
+}
+
+void fill_random(std::span<std::uint8_t> into) {
+  while (!into.empty()) {
+    // Small reads of the kernel's generator neither block nor fail once it is seeded; large ones may be cut short.
+    const ssize_t got = ::getrandom(into.data(), std::min<std::size_t>(into.size(), 256), 0);
+    if (got > 0) into = into.subspan(static_cast<std::size_t>(got));
+  }
+}
+
+std::string_view kind_name(const VirtioConfig& config) {
+  static constexpr std::string_view kNames[] = {"virtio_rng",     "virtio_blk", "virtio_net",
+                                                "virtio_console", "virtio_9p",  "virtio_balloon"};
+  return kNames[config.index()];
+}
+
+}  // namespace
+
+VirtioDevices::~VirtioDevices() {
+  // Backends end what is under way before the devices that it belongs to go.
+  for (auto& attached : attached_) {
+    if (!attached->block) continue;
+    attached->block->drain([] {});
+  }
+}
+
+Status VirtioDevices::add(const VirtioSpec& spec) {
+  const VirtioPlace& place = std::visit([](const auto& one) -> const VirtioPlace& { return one.place; }, spec.config);
+  const std::string id = fmt::format("{}{}", kind_name(spec.config), attached_.size());
+  auto attached = std::make_unique<Attached>();
+  attached->domain = std::make_unique<mem::LockDomain>();
+  attached->clock = deps_.clock.for_domain(attached->domain.get());
+  HUSK_TRY(std::visit([&](const auto& config) { return make(*attached, config, spec, id); }, spec.config));
+  const auto device = place.address ? place.address : deps_.bus.free_device();
+  if (!device || *device > 30)
+    return fail("{}: there is no room for another device on the PCI bus", place.id.empty() ? id : place.id);
+  auto transport = virtio::PciTransport::create(
+      {deps_.memory_space, deps_.io_space, attached->domain.get(), deps_.msi, deps_.bus, *attached->virtio},
+      {.id = id + "_pci", .devfn = devices::pci::devfn(*device, 0), .legacy = place.legacy, .vectors = place.vectors});
+  if (!transport) return std::unexpected(std::move(transport).error());
+  attached->transport = std::move(*transport);
+  deps_.add(*attached->transport, attached->domain.get());
+  deps_.add(*attached->device, attached->domain.get());
+  attached_.push_back(std::move(attached));
+  return {};
+}
+
+Status VirtioDevices::make(Attached& attached, const VirtioRngConfig& config, const VirtioSpec&,
+                           const std::string& id) {
+  keep(attached, std::make_unique<virtio::Rng>(environment(attached), fill_random,
+                                               virtio::Rng::Config{.id = id,
+                                                                   .max_bytes = config.max_bytes,
+                                                                   .period_ns = config.period_ns,
+                                                                   .ring = ring_options(config.place)}));
+  return {};
+}
+
+Status VirtioDevices::make(Attached& attached, const VirtioBlkConfig& config, const VirtioSpec& spec,
+                           const std::string& id) {
+  if (!spec.block) return fail("{} has no drive", id);
+  attached.block = HUSK_TRY(spec.block(*attached.domain, id));
+  keep(attached, HUSK_TRY(virtio::Blk::create(environment(attached), *attached.block,
+                                              {.id = id,
+                                               .queues = config.queues ? config.queues : std::min(deps_.cpus, 64u),
+                                               .queue_size = config.queue_size,
+                                               .serial = config.serial,
+                                               .logical_block = config.logical_block,
+                                               .physical_block = config.physical_block,
+                                               .min_io = config.min_io,
+                                               .opt_io = config.opt_io,
+                                               .discard = config.discard,
+                                               .write_zeroes = config.write_zeroes,
+                                               .writeback = config.writeback,
+                                               .ring = ring_options(config.place)})));
+  return {};
+}
+
+Status VirtioDevices::make(Attached& attached, const VirtioNetConfig& config, const VirtioSpec& spec,
+                           const std::string& id) {
+  if (spec.net) attached.net = HUSK_TRY(spec.net(*attached.domain, id));
+  virtio::MacAddress mac{0x52, 0x54, 0x00, 0x12, 0x34, static_cast<std::uint8_t>(0x56 + net_cards_++)};
+  if (config.mac) mac = *config.mac;
+  keep(attached, std::make_unique<virtio::Net>(
+                     environment(attached), attached.net.get(),
+                     virtio::Net::Config{.id = id,
+                                         .mac = mac,
+                                         .pairs = std::clamp(config.queue_pairs, 1u, virtio::Net::kMostPairs),
+                                         .queue_size = config.queue_size,
+                                         .mtu = config.mtu,
+                                         .offloads = config.offloads,
+                                         .mergeable = config.mergeable,
+                                         .ring = ring_options(config.place)}));
+  return {};
+}
+Status VirtioDevices::make(Attached&, const VirtioConsoleConfig&, const VirtioSpec&, const std::string& id) {
+  return fail("{}: this device is not built in", id);
+}
+Status VirtioDevices::make(Attached&, const Virtio9pConfig&, const VirtioSpec&, const std::string& id) {
+  return fail("{}: this device is not built in", id);
+}
+Status VirtioDevices::make(Attached&, const VirtioBalloonConfig&, const VirtioSpec&, const std::string& id) {
+  return fail("{}: this device is not built in", id);
+}
+
+}  // namespace husk::machine

@@ -1,0 +1,81 @@
+// husk: virtio devices on a board's PCI bus, each with a lock domain and a clock of its own
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/backends.h"
+#include "core/block_backend.h"
+#include "core/net_backend.h"
+#include "devices/pci/bus.h"
+#include "devices/virtio/pci.h"
+#include "machine/virtio_config.h"
+#include "machine/vm_clock.h"
+#include "mem/address_space.h"
+
+namespace husk::machine {
+
+/// Makes the host's end of a device; its callbacks run, and it is called, with `domain` held. `name` is for the user.
+template <class Backend>
+using BackendFactory =
+    std::function<Result<std::unique_ptr<Backend>>(mem::LockDomain& domain, const std::string& name)>;
+
+/// A virtio device as configured, and the factories of what it needs (only those of its kind are looked at).
+struct VirtioSpec {
+  VirtioConfig config;
+  BackendFactory<core::BlockBackend> block = {};
+  BackendFactory<core::NetBackend> net = {};
+  std::vector<BackendFactory<core::CharBackend>> ports = {};
+};
+
+class VirtioDevices {
+ public:
+  struct Deps {
+    mem::AddressSpace& memory_space;
+    mem::AddressSpace& io_space;
+    VmClock& clock;
+    Log& log;
+    core::MsiPort& msi;
+    devices::pci::Bus& bus;
+    unsigned cpus = 1;
+    /// Told of each device, with its domain, in the order of saving.
+    std::function<void(core::Device&, mem::LockDomain*)> add;
+  };
+  explicit VirtioDevices(Deps deps) : deps_(std::move(deps)), memory_(deps_.memory_space) {}
+  ~VirtioDevices();
+  Status add(const VirtioSpec& spec);
+
+ private:
+  /// In order of destruction from the back.
+  struct Attached {
+    std::unique_ptr<mem::LockDomain> domain;
+    std::unique_ptr<core::Clock> clock;
+    std::vector<std::unique_ptr<core::CharBackend>> ports;
+    std::unique_ptr<core::BlockBackend> block;
+    std::unique_ptr<core::NetBackend> net;
+    std::unique_ptr<core::Device> device;
+    devices::virtio::VirtioDevice* virtio = nullptr;
+    std::unique_ptr<devices::virtio::PciTransport> transport;
+  };
+  template <class D>
+  void keep(Attached& attached, std::unique_ptr<D> device) {
+    attached.virtio = device.get();
+    attached.device = std::move(device);
+  }
+  Status make(Attached& attached, const VirtioRngConfig& config, const VirtioSpec& spec, const std::string& id);
+  Status make(Attached& attached, const VirtioBlkConfig& config, const VirtioSpec& spec, const std::string& id);
+  Status make(Attached& attached, const VirtioNetConfig& config, const VirtioSpec& spec, const std::string& id);
+  Status make(Attached& attached, const VirtioConsoleConfig& config, const VirtioSpec& spec, const std::string& id);
+  Status make(Attached& attached, const Virtio9pConfig& config, const VirtioSpec& spec, const std::string& id);
+  Status make(Attached& attached, const VirtioBalloonConfig& config, const VirtioSpec& spec, const std::string& id);
+  devices::virtio::Environment environment(Attached& attached) { return {memory_, *attached.clock, deps_.log}; }
+
+  Deps deps_;
+  mem::GuestMemory memory_;
+  unsigned net_cards_ = 0;
+  std::vector<std::unique_ptr<Attached>> attached_;
+};
+
+}  // namespace husk::machine

@@ -1,0 +1,29 @@
+// husk: a file of network frames that tcpdump and Wireshark read
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/result.h"
+
+namespace husk::netdev {
+
+/// The classic pcap format with nanoseconds (magic a1b23c4d), Ethernet. Host byte order, as the format has it.
+class PacketCapture {
+ public:
+  static constexpr std::uint32_t kMostBytes = 65536 + 64;
+  static Result<PacketCapture> create(const std::string& path);
+  void add(std::span<const std::uint8_t> frame);
+
+ private:
+  explicit PacketCapture(std::FILE* file) : file_(file) {}
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  std::unique_ptr<std::FILE, Close> file_;
+};
+
+}  // namespace husk::netdev

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+# husk: drives husk's virtio devices with the drivers of Debian's kernel
+"""usage: test_virtio.py HUSK CACHE [unittest arguments]. CACHE is what tools/fetch-guest has filled."""
+import hashlib
+import http.server
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+HUSK = CACHE = None
+TIMEOUT = 240
+
+MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "rng-core", "virtio-rng",
+           "virtio_blk", "failover", "net_failover", "virtio_net", "virtio_console", "virtio_balloon", "netfs", "fscache",
+           "9pnet", "9pnet_virtio", "9p"]
+APPLETS = ["sh", "mount", "insmod", "cat", "echo", "dd", "sha256sum", "ls", "grep", "ip", "udhcpc", "ping", "wget", "sleep",
+           "poweroff", "sync", "hexdump", "cut", "lspci", "head", "wc", "dmesg", "seq", "mkdir", "rm", "nc", "blockdev", "stat",
+           "mv", "ln", "chmod", "test", "tr", "sort", "touch", "readlink", "umount", "true"]
+
+
+def newc(name, mode, data=b"", rdev=(0, 0)):
+    """One entry of a cpio archive of the newc format."""
+    fields = [0, mode, 0, 0, 1, 0, len(data), 0, 0, rdev[0], rdev[1], len(name) + 1, 0]
+    entry = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+    entry += b"\0" * (-len(entry) % 4)
+    return entry + data + b"\0" * (-len(data) % 4)
+
+
+def make_initramfs(script):
+    parts = [newc(folder, 0o040755) for folder in ("bin", "dev", "proc", "sys", "mod", "tmp", "mnt")]
+    parts.append(newc("dev/console", 0o020600, rdev=(5, 1)))
+    parts.append(newc("bin/busybox", 0o100755, (CACHE / "busybox").read_bytes()))
+    parts += [newc("bin/" + applet, 0o120777, b"busybox") for applet in APPLETS]
+    found = {path.stem.replace("_", "-"): path for path in (CACHE / "cloud/modules").rglob("*.ko")}
+    names = [name for name in MODULES if name.replace("_", "-") in found]
+    parts += [newc(f"mod/{name}.ko", 0o100644, found[name.replace("_", "-")].read_bytes()) for name in names]
+    lines = ["#!/bin/sh", "mount -t devtmpfs dev /dev", "mount -t proc proc /proc", "mount -t sysfs sys /sys",
+             *[f"insmod /mod/{name}.ko" for name in names], script, "echo END-OF-SCRIPT", "sync", "poweroff -f", ""]
+    parts.append(newc("init", 0o100755, "\n".join(lines).encode()))
+    parts.append(newc("udhcpc.sh", 0o100755,
+                      b"#!/bin/sh\n[ \"$1\" = bound ] && ip addr add $ip/24 dev $interface && ip route add default via $router\n"))
+    parts.append(newc("TRAILER!!!", 0))
+    return b"".join(parts)
+
+
+def guest(script, *arguments, smp=1, append=""):
+    """Boots, runs the script, and returns what was printed."""
+    with tempfile.NamedTemporaryFile(suffix=".cpio") as initrd:
+        initrd.write(make_initramfs(script))
+        initrd.flush()
+        command = [HUSK, "qemu", "-kernel", str(CACHE / "cloud/vmlinuz"), "-initrd", initrd.name, "-m", "256", "-smp", str(smp),
+                   "-append", "console=ttyS0 quiet panic=-1 " + append, "-display", "none", "-no-reboot", "-cpu", "max",
+                   "-serial", "stdio", *arguments]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT)
+    text = done.stdout.decode(errors="replace")
+    if os.environ.get("HUSK_SHOW"):
+        print(text)
+    return done.returncode, text
+
+
+class Virtio(unittest.TestCase):
+    def check(self, result):
+        status, text = result
+        self.assertEqual(status, 0, text[-3000:])
+        self.assertIn("END-OF-SCRIPT", text)
+        for bad in ("BUG:", "Oops", "Call Trace", "Kernel panic", "needs reset", "I/O error"):
+            self.assertNotIn(bad, text)
+        return text
+
+    def test_rng_gives_bytes_that_differ(self):
+        text = self.check(guest("cat /sys/class/misc/hw_random/rng_available; cat /sys/bus/pci/devices/*/device\n"
+                                "for i in 1 2; do dd if=/dev/hwrng bs=64 count=4 2>/dev/null | sha256sum | sed 's/^/sum /'; done",
+                                "-device", "virtio-rng-pci"))
+        self.assertIn("virtio_rng.0", text)
+        self.assertIn("0x1044", text)
+
+    def disk_round_trip(self, *device, smp=1):
+        with tempfile.NamedTemporaryFile(suffix=".img") as image:
+            content = random.Random(7).randbytes(8 << 20)
+            image.write(content)
+            image.flush()
+            text = self.check(guest(
+                "cat /sys/block/vda/size /sys/block/vda/serial; dd if=/dev/vda bs=64k 2>/dev/null | sha256sum\n"
+                "dd if=/dev/vda of=/tmp/x bs=4k skip=16 count=256 2>/dev/null\n"
+                "dd if=/tmp/x of=/dev/vda bs=4k seek=1024 count=256 conv=fsync 2>/dev/null; echo wrote $?\n",
+                "-drive", f"file={image.name},format=raw,if=none,id=d", *device, smp=smp))
+            self.assertIn("16384\r\n", text)
+            self.assertIn(hashlib.sha256(content).hexdigest(), text)
+            self.assertIn("wrote 0", text)
+            after = pathlib.Path(image.name).read_bytes()
+            expected = bytearray(content)
+            expected[4 << 20:5 << 20] = content[64 << 10:(64 << 10) + (1 << 20)]
+            self.assertEqual(hashlib.sha256(after).hexdigest(), hashlib.sha256(bytes(expected)).hexdigest())
+            return text
+
+    def test_disk_keeps_what_is_written(self):
+        self.assertIn("serial-1", self.disk_round_trip("-device", "virtio-blk-pci,drive=d,serial=serial-1"))
+
+    def test_disk_works_with_packed_rings(self):
+        self.disk_round_trip("-device", "virtio-blk-pci,drive=d,packed=on")
+
+    def test_disk_works_without_indirect_descriptors_and_event_index(self):
+        self.disk_round_trip("-device", "virtio-blk-pci,drive=d,indirect_desc=off,event_idx=off")
+
+    def test_disk_works_as_a_transitional_device(self):
+        self.disk_round_trip("-device", "virtio-blk-pci,drive=d,disable-legacy=off")
+
+    def test_disk_works_with_four_processors(self):
+        self.disk_round_trip("-device", "virtio-blk-pci,drive=d", smp=4)
+
+    def test_qcow2_disk_is_clean_after_use(self):
+        with tempfile.TemporaryDirectory() as folder:
+            image = folder + "/disk.qcow2"
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "64M"], check=True)
+            text = self.check(guest(
+                "seq 1 200000 > /tmp/x; dd if=/tmp/x of=/dev/vda bs=64k seek=3 conv=fsync 2>/dev/null\n"
+                "n=$(stat -c %s /tmp/x); sha256sum < /tmp/x; dd if=/dev/vda bs=64k skip=3 2>/dev/null | head -c $n | sha256sum",
+                "-drive", f"file={image},format=qcow2"))
+            sums = [line.split()[0] for line in text.splitlines() if line.strip().endswith("-")]
+            self.assertEqual(len(sums), 2)
+            self.assertEqual(sums[0], sums[1])
+            subprocess.run(["qemu-img", "check", "-q", image], check=True)
+
+    def test_user_network_pings_and_fetches(self):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            body = random.Random(1).randbytes(1 << 20)
+
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(self.body)))
+                self.end_headers()
+                self.wfile.write(self.body)
+
+            def log_message(self, *arguments):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            text = self.check(guest(
+                "ip link set lo up; ip link set eth0 up; udhcpc -i eth0 -n -q -s /udhcpc.sh; ip addr show eth0\n"
+                "ping -c 3 -W 5 10.0.2.2; "
+                f"wget -q -O - http://10.0.2.2:{server.server_port}/ | sha256sum",
+                "-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n"))
+        finally:
+            server.shutdown()
+        self.assertIn("inet 10.0.2.15", text)
+        self.assertIn("3 packets received", text)
+        self.assertIn(hashlib.sha256(Handler.body).hexdigest(), text)
+
+
+if __name__ == "__main__":
+    HUSK = os.path.abspath(sys.argv[1])
+    CACHE = pathlib.Path(sys.argv[2]).resolve()
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)

@@ -471,6 +471,7 @@ class Core final : public core::CpuPins {
   struct TlbEntry {
     std::uint64_t read_tag, write_tag;
     std::uintptr_t addend;  ///< host address minus linear address
+    std::uint64_t global;   ///< nonzero: holds in every address space
   };
   struct ExecEntry {
     std::uint64_t tag;  ///< as in TlbEntry
@@ -599,7 +600,7 @@ class Core final : public core::CpuPins {
   CodeEngine* engine_ = nullptr;
   /// The engine's own data, at a fixed distance from the state above, so that its code reaches both through one register.
   /// Not initialised here: untouched pages cost nothing without an engine.
-  static constexpr std::size_t kEngineBytes = std::size_t{1056} << 10;
+  static constexpr std::size_t kEngineBytes = std::size_t{1216} << 10;
   struct alignas(64) EngineArea {
     EngineArea() {}  // NOLINT(modernize-use-equals-default): = default would fill with zeros
     std::byte bytes[kEngineBytes];

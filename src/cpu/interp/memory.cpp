@@ -58,7 +58,7 @@ void Core::fill_tlb(std::uint64_t linear, const Translation& t, AccessKind, bool
   TlbEntry& entry = tlb_[mmu_index_for(user)][(linear >> 12) & (kTlbSize - 1)];
   const bool direct_write = t.writable && target.writable && target.ram->page_flags(target.offset) == 0;
   entry = {tag, direct_write ? tag : kInvalidTag,
-           reinterpret_cast<std::uintptr_t>(target.ram->data() + target.offset) - page};
+           reinterpret_cast<std::uintptr_t>(target.ram->data() + target.offset) - page, t.global};
 }
 
 bool Core::translate_cached(std::uint64_t linear, AccessKind kind, bool user, std::uint64_t& gpa) {

@@ -18,6 +18,9 @@ struct DataSlot {
   std::uint64_t addend;
 };
 
+/// Most slots of both kinds that one privilege has.
+inline constexpr unsigned kFilled = (24 << 10) + 2 * kTlbEntries;
+
 /// The same for any operand of a privilege, found by page number: entry n holds a page whose number is n modulo
 /// kTlbEntries. `host` is the page's host address.
 struct TlbSlot {
@@ -54,11 +57,12 @@ struct Context {
   std::uint32_t host_mxcsr;
   std::uint8_t vectors_resident;  ///< XMM/YMM and MXCSR of the guest are in the host's
   std::uint8_t reload_vectors;    ///< a stub is to make them resident before it goes on
-  std::uint32_t filled_bytes;     ///< used of `filled`
+  std::uint32_t filled_bytes[3];  ///< used of `filled`
+  std::uint8_t local_supervisor;  ///< slots of the supervisor hold a page of this address space only
   DataSlot slots[kDataSlots];
-  TlbSlot tlb[3][2][kTlbEntries];                      ///< by Core::MmuIndex, for loads and for stores
-  std::uint32_t filled[kDataSlots + 6 * kTlbEntries];  ///< slots of both kinds in use, by their distance from GS
-  JumpEntry jumps[3][kJumpEntries];                    ///< by Core::MmuIndex
+  TlbSlot tlb[3][2][kTlbEntries];    ///< by Core::MmuIndex, for loads and for stores
+  std::uint32_t filled[3][kFilled];  ///< slots of both kinds in use, by their distance from GS; by Core::MmuIndex
+  JumpEntry jumps[3][kJumpEntries];  ///< by Core::MmuIndex
 };
 
 /// A memory operand, for the stub that its fast path falls back on. Its layout is known to the stubs.

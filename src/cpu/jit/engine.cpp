@@ -60,13 +60,12 @@ Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory)
       for (TlbSlot& slot : table) make_empty(slot, kEmpty);
   make_stubs();
   cache_.keep_all();
-  reset_slots();
   reset_jumps(false);
 }
 
 Engine::~Engine() {
   core_.set_engine(nullptr);
-  if (getenv("HJS")) fprintf(stderr, "wandering %lu ", statistics_.wandering);
+  if (getenv("HJS")) fprintf(stderr, "bytes %zu wandering %lu ", cache_.bytes_used(), statistics_.wandering);
   if (getenv("HJS"))
     fprintf(stderr,
             "blocks %lu insns %lu ns %lu entries %lu calls %lu slow %lu links %lu lookups %lu flushes %lu dropped %lu "
@@ -87,13 +86,13 @@ void Engine::make_empty(TlbSlot& slot, SlotMark mark) const {
 }
 
 template <class Drops>
-bool Engine::empty_slots(Drops&& drops, bool all) {
+bool Engine::empty_slots(unsigned mmu_index, SlotMark mark, Drops&& drops) {
   bool any = false;
-  const SlotMark mark = all ? kEmpty : kEmptyListed;
   const std::int32_t tlb = gs(context_.tlb);
-  for (unsigned i = 0; i < context_.filled_bytes / 4; ++i) {
-    std::uint8_t* const at = reinterpret_cast<std::uint8_t*>(&core_) + context_.filled[i];
-    if (static_cast<std::int32_t>(context_.filled[i]) < tlb) {
+  for (unsigned i = 0; i < context_.filled_bytes[mmu_index] / 4; ++i) {
+    const std::uint32_t distance = context_.filled[mmu_index][i];
+    std::uint8_t* const at = reinterpret_cast<std::uint8_t*>(&core_) + distance;
+    if (static_cast<std::int32_t>(distance) < tlb) {
       DataSlot& slot = *reinterpret_cast<DataSlot*>(at);
       if (!drops(slot.page, slot.page + slot.addend)) continue;
       make_empty(slot, mark);
@@ -104,12 +103,18 @@ bool Engine::empty_slots(Drops&& drops, bool all) {
     }
     any = true;
   }
-  if (all) context_.filled_bytes = 0;
   return any;
 }
 
-void Engine::reset_slots() {
-  empty_slots([](std::uint64_t, std::uint64_t) { return true; }, true);
+void Engine::reset_slots(bool keep_global) {
+  for (const unsigned mmu_index : {Core::kMmuUser, Core::kMmuSupervisor, Core::kMmuSupervisorAc}) {
+    if (mmu_index == Core::kMmuSupervisor) {
+      if (keep_global && !context_.local_supervisor) continue;
+      context_.local_supervisor = 0;
+    }
+    empty_slots(mmu_index, kEmpty, [](std::uint64_t, std::uint64_t) { return true; });
+    context_.filled_bytes[mmu_index] = 0;
+  }
 }
 
 DataSlot& Engine::next_slot(unsigned mmu_index, bool write) {
@@ -126,38 +131,51 @@ void Engine::reset_jumps(bool keep_global) {
   unlink(far_links_local_);
   const JumpEntry none{invalid_page_, nullptr};
   std::fill(std::begin(context_.jumps[0]), std::end(context_.jumps[0]), none);
+  executable_[false].clear();
   if (keep_global) return;
   unlink(far_links_);
   for (auto& table : {1, 2}) std::fill(std::begin(context_.jumps[table]), std::end(context_.jumps[table]), none);
-  std::fill(executable_.begin(), executable_.end(), false);
+  executable_[true].clear();
 }
 
 void Engine::space_changed(bool keep_global) {
   ++statistics_.spaces;
-  reset_slots();
+  reset_slots(keep_global);
   reset_jumps(keep_global);
 }
 
 void Engine::page_flushed(std::uint64_t linear) {
   ++statistics_.pages;
-  const std::uint64_t page = align_down(linear, mem::kPageSize);
-  if (core_.huge_seen_[(linear >> 30) & 511] || core_.large_seen_[(linear >> 21) & 1023]) {
-    space_changed(false);
+  // Pieces of a large page go together, as in Core::flush_tlb_page().
+  const unsigned shift = core_.huge_seen_[(linear >> 30) & 511]     ? 30
+                         : core_.large_seen_[(linear >> 21) & 1023] ? 22
+                                                                    : 12;
+  const std::uint64_t number = linear >> shift;
+  for (unsigned mmu_index = 0; mmu_index < Core::kMmuCount; ++mmu_index)
+    empty_slots(mmu_index, kEmptyListed, [=](std::uint64_t page, std::uint64_t) { return page >> shift == number; });
+  for (const bool global : {true, false}) {
+    const auto& pages = executable_[global];
+    const bool met = shift == 12 ? pages.contains(number)
+                                 : std::any_of(pages.begin(), pages.end(),
+                                               [=](std::uint64_t page) { return page >> (shift - 12) == number; });
+    if (!met) continue;
+    reset_jumps(!global);
     return;
   }
-  empty_slots([page](std::uint64_t linear_page, std::uint64_t) { return linear_page == page; }, false);
-  if (executable_[(linear >> 12) % executable_.size()]) reset_jumps(false);
 }
 
 bool Engine::write_access_dropped(const std::uint8_t* host_page) {
   if (!host_page) {
-    reset_slots();
+    reset_slots(false);
     return true;
   }
   // Loads through the page's slots are as good as before, but take the same way.
-  return empty_slots(
-      [host_page](std::uint64_t, std::uint64_t host) { return host == reinterpret_cast<std::uintptr_t>(host_page); },
-      false);
+  bool any = false;
+  for (unsigned mmu_index = 0; mmu_index < Core::kMmuCount; ++mmu_index)
+    any |= empty_slots(mmu_index, kEmptyListed, [host_page](std::uint64_t, std::uint64_t host) {
+      return host == reinterpret_cast<std::uintptr_t>(host_page);
+    });
+  return any;
 }
 
 bool Engine::code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) {
@@ -350,8 +368,9 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
   ++self.statistics_.links;
   self.cache_.link(site, *block);
   if (site.slot) {
-    (global && core->cpl_ == 0 ? self.far_links_ : self.far_links_local_).push_back(&site);
-    self.note_executable(core->s.rip);
+    const bool stays = global && core->cpl_ == 0;
+    (stays ? self.far_links_ : self.far_links_local_).push_back(&site);
+    self.note_executable(core->s.rip, stays);
   }
   self.give_state();
   return block->entry;
@@ -377,7 +396,7 @@ const std::uint8_t* Engine::glue_indirect(Core* core, void*) {
   if (core->cpl_ != 0 || global) {
     const auto low = static_cast<std::uint32_t>(rip);
     self.context_.jumps[table][(low >> kJumpBits ^ low) & (kJumpEntries - 1)] = {rip, block->entry};
-    self.note_executable(rip);
+    self.note_executable(rip, core->cpl_ == 0);
   }
   self.give_state();
   return block->entry;

@@ -113,16 +113,16 @@ class Engine final : public interp::CodeEngine {
   void give_state();
   void reset_jumps(bool keep_global);
   void forget_jumps();
-  void reset_slots();
-  /// Puts every slot of either kind out of use whose {linear page, host page} `drops` says so of; all: Context::filled
-  /// ends up empty.
+  void reset_slots(bool keep_global);
+  /// Puts every slot of either kind and of that privilege out of use whose {linear page, host page} `drops` says so of.
   template <class Drops>
-  bool empty_slots(Drops&& drops, bool all);
+  bool empty_slots(unsigned mmu_index, SlotMark mark, Drops&& drops);
   void make_empty(DataSlot& slot, SlotMark mark) const;
   void make_empty(TlbSlot& slot, SlotMark mark) const;
   /// For a new memory operand of that privilege; slots are shared in turn.
   DataSlot& next_slot(unsigned mmu_index, bool write);
-  void note_executable(std::uint64_t linear) { executable_[(linear >> 12) % executable_.size()] = true; }
+  /// A far link or a jump table leads to this address now.
+  void note_executable(std::uint64_t linear, bool global) { executable_[global].insert(linear >> 12); }
 
   interp::Core& core_;
   Context& context_;
@@ -141,9 +141,9 @@ class Engine final : public interp::CodeEngine {
   std::uintptr_t dummy_page_ = 0;
   std::unordered_set<const std::uint8_t*> wandering_;  ///< guest instructions that access many pages
   std::uint32_t jump_keys_[3] = {};
-  std::vector<LinkSite*> far_links_;                        ///< filled links to other pages
-  std::vector<LinkSite*> far_links_local_;                  ///< those of them that hold in this address space only
-  std::vector<bool> executable_ = std::vector<bool>(4096);  ///< [page modulo size]: the tables may know code there
+  std::vector<LinkSite*> far_links_;                 ///< filled links to other pages
+  std::vector<LinkSite*> far_links_local_;           ///< those of them that hold in this address space only
+  std::unordered_set<std::uint64_t> executable_[2];  ///< [global]: numbers of pages that links and jump tables lead to
   bool host_bmi2_ = false;
   bool host_avx_ = false;
 };

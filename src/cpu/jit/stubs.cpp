@@ -75,7 +75,7 @@ std::uint8_t* Engine::emit_trampoline(Emitter& e, Glue glue) {
 
 void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::uint8_t* wander) {
   using TlbEntry = interp::Core::TlbEntry;
-  static_assert(sizeof(TlbEntry) == 24 && sizeof(TlbSlot) == 16);
+  static_assert(sizeof(TlbEntry) == 32 && sizeof(TlbSlot) == 16);
   const auto site = [](std::size_t offset) {
     return HostAddress{kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(offset)};
   };
@@ -98,8 +98,7 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   e.mov(kHostRax, kHostR10);
   e.shift_imm(5, kHostRax, 12);
   e.alu_imm(4, kHostRax, interp::Core::kTlbSize - 1, false);
-  e.lea(kHostRax, {kHostRax, kHostRax, 1, 0});
-  e.shift_imm(4, kHostRax, 3);
+  e.shift_imm(4, kHostRax, 5);
   e.rm(0xB60F, kHostRcx, site(offsetof(MemorySite, last)), false);  // movzx
   e.rr(0x03, kHostRcx, kHostR10);
   e.alu_imm(4, kHostRcx, -4096);
@@ -111,15 +110,23 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   std::uint8_t* const miss = e.jcc_forward(kNotZero);
   e.gs(0x8B, kHostRcx, core_tlb + static_cast<std::int32_t>(offsetof(TlbEntry, addend)), true, kHostRax);
   e.rr(0x03, kHostRcx, kHostRdx);  // host page
+  if (mmu_index == interp::Core::kMmuSupervisor) {
+    e.gs(0x83, 7, core_tlb + static_cast<std::int32_t>(offsetof(TlbEntry, global)), true, kHostRax);
+    e.byte(0);
+    std::uint8_t* const global = e.jcc_short(kNotZero);
+    e.gs(0xC6, 0, gs(context_.local_supervisor), false);
+    e.byte(1);
+    e.bind_short(global);
+  }
   tlb_index();
   e.gs(0xF6, 0, table, false, kHostRax);  // test byte: listed?
   e.byte(kEmpty);
   std::uint8_t* const listed = e.jcc_short(kZero);
   e.gs(0x89, kHostRcx, table + 8, true, kHostRax);
-  e.load_gs(kHostRcx, gs(context_.filled_bytes), false);
+  e.load_gs(kHostRcx, gs(context_.filled_bytes[mmu_index]), false);
   e.lea(kHostRax, {kHostRax, HostAddress::kNone, 0, table}, false);
-  e.gs(0x89, kHostRax, gs(context_.filled[0]), false, kHostRcx);
-  e.gs(0x83, 0, gs(context_.filled_bytes), false);  // add dword, 4
+  e.gs(0x89, kHostRax, gs(context_.filled[mmu_index][0]), false, kHostRcx);
+  e.gs(0x83, 0, gs(context_.filled_bytes[mmu_index]), false);  // add dword, 4
   e.byte(4);
   e.gs(0x89, kHostRdx, 0, true, kHostRax);
   std::uint8_t* const entered = e.jmp_forward();
@@ -169,10 +176,10 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   e.byte(kEmpty);
   e.rm(0x89, kHostRcx, {kHostRdx, HostAddress::kNone, 0, offsetof(DataSlot, page)});
   std::uint8_t* const in_list = e.jcc_short(kZero);
-  e.load_gs(kHostRcx, gs(context_.filled_bytes), false);
+  e.load_gs(kHostRcx, gs(context_.filled_bytes[mmu_index]), false);
   e.gs(0x2B, kHostRdx, gs(context_.self));
-  e.gs(0x89, kHostRdx, gs(context_.filled[0]), false, kHostRcx);
-  e.gs(0x83, 0, gs(context_.filled_bytes), false);
+  e.gs(0x89, kHostRdx, gs(context_.filled[mmu_index][0]), false, kHostRcx);
+  e.gs(0x83, 0, gs(context_.filled_bytes[mmu_index]), false);
   e.byte(4);
   e.bind_short(in_list);
   restore();

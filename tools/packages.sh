@@ -5,7 +5,7 @@ husk_build_packages=(
   g++ cmake ninja-build pkg-config python3-minimal
   libfmt-dev libcli11-dev nlohmann-json3-dev libzydis-dev
   zlib1g-dev libbz2-dev liblzma-dev liblzo2-dev liblz4-dev libzstd-dev
-  liburing-dev libnbd-dev
+  liburing-dev libnbd-dev libslirp-dev libglib2.0-dev
 )
 husk_guest_packages=(ca-certificates)
 husk_test_packages=(

@@ -24,6 +24,13 @@
 #include "devices/timer/hpet.h"
 #include "devices/timer/pit8254.h"
 #include "devices/timer/rtc_mc146818.h"
+#include "devices/virtio/blk.h"
+#include "devices/virtio/mmio.h"
+#include "devices/virtio/net.h"
+#include "devices/virtio/pci.h"
+#include "devices/virtio/rng.h"
+#include "testing/fake_block.h"
+#include "testing/fake_net.h"
 
 namespace husk::devices {
 
@@ -266,6 +273,133 @@ struct LpcBridgeRig : RigOf<pci::LpcBridge> {
   PciParts parts;
 };
 
+/// Virtio devices are driven through the MMIO transport. What else a driver does, `stimulate` does in its name: sets up
+/// a whole queue in RAM, and fills and kicks it.
+constexpr mem::Gpa kVirtioBase = 0xFEB00000;
+template <class D>
+struct VirtioRig : RigOf<D> {
+  explicit VirtioRig(TestMachine& m) : machine(m) {}
+  ~VirtioRig() override {
+    transport.reset();
+    this->dut.reset();
+  }
+  virtio::Environment environment() { return {machine.memory, machine.clock, machine.log}; }
+  void attach(std::unique_ptr<D> device) {
+    this->dut = std::move(device);
+    transport = taken(virtio::MmioTransport::create({machine.memory_space, nullptr, machine.lines.line(5), *this->dut},
+                                                    "mmio", kVirtioBase));
+  }
+  void put(unsigned offset, std::uint64_t value) { machine.mmio_write(kVirtioBase + offset, value, 4); }
+  /// A negotiated device whose queues all lie in the first KiB of RAM: descriptors at 0, rings at 100h and 200h.
+  void begin(std::uint64_t features) {
+    put(0x70, 0);
+    put(0x70, 3);
+    for (unsigned half = 0; half < 2; ++half) {
+      put(0x14, half);
+      put(0x24, half);
+      put(0x20, machine.mmio_read(kVirtioBase + 0x10, 4) & ((features >> (half * 32)) | half));
+    }
+    put(0x70, 11);
+    for (unsigned queue = 0; queue < this->dut->queue_count() && queue < 4; ++queue) {
+      put(0x30, queue);
+      put(0x38, 8);
+      put(0x80, 0);
+      put(0x90, 0x100);
+      put(0xA0, 0x200);
+      put(0x44, 1);
+    }
+    put(0x70, 15);
+  }
+  void stimulate(std::uint8_t what, std::uint64_t value) override {
+    switch (what % 8) {
+      case 0: return begin(value);
+      case 1: return put(0x50, value % (this->dut->queue_count() + 1));
+      case 2:
+      case 3:
+      case 4:
+        // A descriptor: address in the low KiBs of RAM, small length, flags, next.
+        (void)machine.memory.store<std::uint64_t>((value & 7) * 16, (value >> 3) & 0xFFF);
+        (void)machine.memory.store<std::uint32_t>((value & 7) * 16 + 8, (value >> 16) & 0x3FF);
+        (void)machine.memory.store<std::uint16_t>((value & 7) * 16 + 12, (value >> 32) & 0x8087);
+        (void)machine.memory.store<std::uint16_t>((value & 7) * 16 + 14, (value >> 48) & 0x8087);
+        return;
+      case 5:
+        (void)machine.memory.store<std::uint16_t>(0x104 + (value & 7) * 2, (value >> 8) & 7);
+        (void)machine.memory.store<std::uint16_t>(0x102, (value >> 16) & 7);
+        return;
+      case 6:
+        (void)machine.memory.store<std::uint32_t>(0x400 + (value & 0x3FF) * 2, static_cast<std::uint32_t>(value >> 32));
+        return;
+      default: return outside(value);
+    }
+  }
+  virtual void outside(std::uint64_t value) { (void)value; }
+  TestMachine& machine;
+  std::unique_ptr<virtio::MmioTransport> transport;
+};
+struct VirtioRngRig : VirtioRig<virtio::Rng> {
+  explicit VirtioRngRig(TestMachine& m) : VirtioRig(m) {
+    attach(std::make_unique<virtio::Rng>(
+        environment(), [](std::span<std::uint8_t> into) { std::fill(into.begin(), into.end(), std::uint8_t{0x5A}); },
+        virtio::Rng::Config{.max_bytes = 1000, .ring = {.packed = true, .in_order = true}}));
+  }
+};
+struct VirtioBlkRig : VirtioRig<virtio::Blk> {
+  explicit VirtioBlkRig(TestMachine& m) : VirtioRig(m) {
+    attach(taken(virtio::Blk::create(environment(), disk, {.queues = 2, .ring = {.packed = true, .in_order = true}})));
+  }
+  ~VirtioBlkRig() override {
+    disk.drain([] {});
+  }
+  void outside(std::uint64_t value) override {
+    if (value & 1) disk.hold = value & 2;
+    disk.fail_with = (value & 12) == 12 ? 5 : 0;
+    if (!disk.held.empty()) disk.complete((value >> 8) % disk.held.size());
+    if ((value & 0xF0) == 0x10) disk.resize((value >> 16) & 0xFFFF);
+  }
+  testing::FakeBlock disk{0x10000};
+};
+struct VirtioNetRig : VirtioRig<virtio::Net> {
+  explicit VirtioNetRig(TestMachine& m) : VirtioRig(m) {
+    attach(std::make_unique<virtio::Net>(environment(), &wire, virtio::Net::Config{.ring = {.packed = true}}));
+  }
+  ~VirtioNetRig() override {
+    transport.reset();
+    dut.reset();
+  }
+  void outside(std::uint64_t value) override {
+    wire.sent.clear();
+    if ((value & 15) == 0) return wire.set_link(value & 16);
+    if ((value & 15) == 1) return dut->announce();
+    wire.deliver(std::vector<std::uint8_t>((value >> 8) & 0x7FF, static_cast<std::uint8_t>(value >> 24)),
+                 {.needs_checksum = (value & 32) != 0, .checksum_start = static_cast<std::uint16_t>(value >> 40)});
+  }
+  testing::FakeNet wire;
+};
+/// The transports, with a random number generator behind.
+struct VirtioMmioRig : RigOf<virtio::MmioTransport> {
+  explicit VirtioMmioRig(TestMachine& m) : rng({m.memory, m.clock, m.log}, [](std::span<std::uint8_t>) {}, {}) {
+    dut = taken(
+        virtio::MmioTransport::create({m.memory_space, nullptr, m.lines.line(5), rng}, "virtio_mmio0", kVirtioBase));
+  }
+  ~VirtioMmioRig() override { dut.reset(); }
+  virtio::Rng rng;
+};
+struct VirtioPciRig : RigOf<virtio::PciTransport> {
+  explicit VirtioPciRig(TestMachine& m)
+      : parts(m), rng({m.memory, m.clock, m.log}, [](std::span<std::uint8_t>) {}, {}) {
+    dut = taken(virtio::PciTransport::create({m.memory_space, m.io_space, nullptr, m.msi, parts.bus, rng},
+                                             {.devfn = pci::devfn(1, 0), .legacy = true}));
+  }
+  ~VirtioPciRig() override { dut.reset(); }
+  void stimulate(std::uint8_t what, std::uint64_t value) override {
+    parts.host->write_config(0, pci::devfn(1, 0), what & 0xFC, static_cast<std::uint32_t>(value), 4);
+    (void)parts.host->read_config(0, pci::devfn(1, 0), what & 0xFC, 4);
+  }
+  PciParts parts;
+  virtio::Rng rng;
+};
+
 template <class Rig>
 std::unique_ptr<DeviceRig> build(TestMachine& machine) {
   return std::make_unique<Rig>(machine);
@@ -290,6 +424,7 @@ constexpr MmioRange kHpetMmio[] = {{0xFED00000, 0x400}};
 constexpr MmioRange kIoapicMmio[] = {{0xFEC00000, 0x1000}};
 constexpr MmioRange kLocalApicMmio[] = {{0xFEE00000, 0x1000}};
 constexpr MmioRange kTestdevMmio[] = {{0xFF000000, 0x10000}};
+constexpr MmioRange kVirtioMmio[] = {{kVirtioBase, virtio::MmioTransport::kSize}};
 constexpr MmioRange kEcamMmio[] = {{0xE0000000, 0x10000000}};
 
 constexpr DeviceKind kKinds[] = {
@@ -355,6 +490,21 @@ constexpr DeviceKind kKinds[] = {
      state::schema<ResetControlState>},
     {"rtc-mc146818", "real-time clock and CMOS RAM", kRtcPorts, {}, build<RtcRig>, state::schema<RtcState>},
     {"uart16550", "PC16550D serial port", kSerialPorts, {}, build<SerialRig>, state::schema<Uart16550::State>},
+    {"virtio-blk", "virtio disk", {}, kVirtioMmio, build<VirtioBlkRig>, state::schema<virtio::BlkState>},
+    {"virtio-mmio",
+     "virtio transport over MMIO",
+     {},
+     kVirtioMmio,
+     build<VirtioMmioRig>,
+     state::schema<virtio::MmioState>},
+    {"virtio-net", "virtio network card", {}, kVirtioMmio, build<VirtioNetRig>, state::schema<virtio::NetState>},
+    {"virtio-pci", "virtio transport over PCI", kPciPorts, {}, build<VirtioPciRig>, state::schema<virtio::PciState>},
+    {"virtio-rng",
+     "virtio random number generator",
+     {},
+     kVirtioMmio,
+     build<VirtioRngRig>,
+     state::schema<virtio::RngState>},
 };
 
 }  // namespace

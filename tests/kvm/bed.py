@@ -124,6 +124,17 @@ def guest_cache(given):
     raise BedError("no Debian kernel: run tools/fetch-guest first")
 
 
+def tsc_khz():
+    """What TCG's time-stamp counter counts: the host's. A kernel that measures it on a busy host gets it wrong several
+    times over, and with it every time-out."""
+    if os.uname().machine not in ("x86_64", "i686"):
+        return 1_000_000  # nanoseconds
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("cpu MHz"):
+            return round(float(line.split(":")[1]) * 1000)
+    return None
+
+
 def command_script(options):
     lines = [f"export PATH={shlex.quote(os.environ.get('PATH', '/usr/bin:/bin'))}",
              "export HOME=/dev/shm TMPDIR=/dev/shm LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 HUSK_IN_BED=1"]
@@ -162,10 +173,13 @@ def run(options):
         (share / "command").write_text(command_script(options))
         initramfs, console = pathlib.Path(directory) / "initramfs", pathlib.Path(directory) / "console"
         write_initramfs(initramfs, cache)
+        kernel_line = ["console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable no_timer_check"]
+        if khz := tsc_khz():
+            kernel_line.append(f"tsc_early_khz={khz}")
         line = [qemu, "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(options.cpus),
                 "-m", str(options.memory), "-display", "none", "-nodefaults", "-no-reboot",
                 "-serial", f"file:{console}", "-kernel", str(cache / "generic/vmlinuz"), "-initrd", str(initramfs),
-                "-append", "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable no_timer_check " + options.append,
+                "-append", " ".join(kernel_line + [options.append]),
                 "-virtfs", "local,path=/,mount_tag=hostroot,security_model=none,readonly=on,multidevs=remap",
                 "-virtfs", f"local,path={share},mount_tag=bed,security_model=none"]
         tail, begin = Tail(share / "output"), time.monotonic()

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/bits.h"
 
@@ -116,6 +117,8 @@ Exit KvmVcpu::run() {
   Exit exit;
   if (const auto set = apply_tsc_offset(); !set)
     exit = {Exit::Reason::failed, 0, set.error()};
+  else if (const auto stepped = step_over_breakpoint(); !stepped)
+    exit = {Exit::Reason::failed, 0, stepped.error()};
   else
     exit = loop();
   if (const auto worse = settle()) exit = *worse;
@@ -289,18 +292,25 @@ void KvmVcpu::msr_exit(bool write) {
 
 std::optional<Exit> KvmVcpu::debug_exit() {
   const auto& arch = run_->debug.arch;
+  const std::uint64_t at = linear_rip();
+  const bool on_breakpoint =
+      std::find(debug_.breakpoints.begin(), debug_.breakpoints.end(), at) != debug_.breakpoints.end();
+  if (std::exchange(stepping_over_, false)) {
+    if (const auto set = apply_debug(); !set) return Exit{Exit::Reason::failed, 0, set.error()};
+    if (!debug_.single_step && !on_breakpoint) return std::nullopt;
+  }
   if (!debug_on_) return std::nullopt;  // it was turned off while this was on its way
   Exit exit;
   exit.reason = Exit::Reason::debug;
-  exit.address = arch.pc;
-  // SDM vol. 3, 18.2.3: bits 0 to 3 tell which of the four registers matched; they come before a step's BS.
-  for (unsigned i = 0; i < 4; ++i) {
-    if (!bit(arch.dr6, i)) continue;
-    const std::size_t breakpoints = debug_.breakpoints.size();
-    if (i >= breakpoints && i - breakpoints < debug_.watchpoints.size())
-      exit.address = debug_.watchpoints[i - breakpoints].address;
-    break;
+  exit.address = at;
+  if (on_breakpoint) {
+    told_breakpoint_ = at;
+    return exit;
   }
+  // SDM vol. 3, 18.2.3: bits 0 to 3 tell which of the four registers matched; watchpoints follow the breakpoints.
+  const std::size_t breakpoints = debug_.breakpoints.size();
+  for (std::size_t i = 0; i < debug_.watchpoints.size(); ++i)
+    if (bit(arch.dr6, static_cast<unsigned>(breakpoints + i))) exit.address = debug_.watchpoints[i].address;
   return exit;
 }
 

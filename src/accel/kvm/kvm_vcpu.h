@@ -88,7 +88,11 @@ class KvmVcpu final : public Vcpu, public core::CpuPins {
   Status set_events(const cpu::CpuState& state);
   void init_by_signal();
   void start_by_signal(std::uint8_t vector);
-  Status apply_debug();
+  /// `over`: the breakpoint at this address is left out, and one instruction is stepped.
+  Status apply_debug(std::optional<std::uint64_t> over = std::nullopt);
+  /// Where the CPU stands on a breakpoint that it has told of: that one must not stop it again.
+  Status step_over_breakpoint();
+  std::uint64_t linear_rip() const;
 
   KvmAccel& accel_;
   VcpuDeps deps_;
@@ -110,6 +114,8 @@ class KvmVcpu final : public Vcpu, public core::CpuPins {
   std::uint64_t tsc_offset_ = 0;  ///< MsrState::tsc_offset
   cpu::DebugRequest debug_;
   bool debug_on_ = false;
+  std::optional<std::uint64_t> told_breakpoint_;  ///< the breakpoint that run() returned for last
+  bool stepping_over_ = false;
   TraceSink* trace_ = nullptr;
   std::uint32_t trace_categories_ = 0;
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "accel/kvm/kvm_vcpu.h"
 #include "base/bits.h"
@@ -242,26 +243,43 @@ Status KvmVcpu::set_debug(const cpu::DebugRequest& request) {
                 "the processor watches 1, 2, 4 or 8 aligned bytes; or use --accel soft"});
   }
   debug_ = request;
+  stepping_over_ = false;
   return apply_debug();
 }
 
-Status KvmVcpu::apply_debug() {
+std::uint64_t KvmVcpu::linear_rip() const {
+  kvm_regs regs{};
+  kvm_sregs special{};
+  if (call(fd_.get(), KVM_GET_REGS, &regs) != 0 || call(fd_.get(), KVM_GET_SREGS, &special) != 0) return 0;
+  if ((special.efer & cpu::kEferLma) && special.cs.l) return regs.rip;
+  return (special.cs.base + regs.rip) & 0xFFFFFFFF;
+}
+
+Status KvmVcpu::step_over_breakpoint() {
+  const auto told = std::exchange(told_breakpoint_, std::nullopt);
+  if (!told || linear_rip() != *told) return {};
+  if (std::find(debug_.breakpoints.begin(), debug_.breakpoints.end(), *told) == debug_.breakpoints.end()) return {};
+  stepping_over_ = true;
+  return apply_debug(told);
+}
+
+Status KvmVcpu::apply_debug(std::optional<std::uint64_t> over) {
   kvm_guest_debug debug{};
   debug_on_ = debug_.any();
   if (debug_on_) debug.control = KVM_GUESTDBG_ENABLE;
-  if (debug_.single_step) debug.control |= KVM_GUESTDBG_SINGLESTEP;
+  if (debug_.single_step || over) debug.control |= KVM_GUESTDBG_SINGLESTEP;
   std::uint64_t dr7 = 0x400;
   unsigned used = 0;
-  const auto add = [&](std::uint64_t address, std::uint64_t type, std::uint64_t length) {
+  const auto add = [&](std::uint64_t address, std::uint64_t type, std::uint64_t length, bool enable) {
     debug.arch.debugreg[used] = address;
-    dr7 |= std::uint64_t{2} << (used * 2) | (type | length << 2) << (16 + used * 4);
+    if (enable) dr7 |= std::uint64_t{2} << (used * 2) | (type | length << 2) << (16 + used * 4);
     ++used;
   };
-  for (const std::uint64_t address : debug_.breakpoints) add(address, 0, 0);
+  for (const std::uint64_t address : debug_.breakpoints) add(address, 0, 0, over != address);
   for (const auto& watch : debug_.watchpoints) {
     // SDM vol. 3, 18.2.4: 1 breaks on writes, 3 on reads and writes; lengths 1, 2, 8, 4 are 0, 1, 2, 3.
     const std::uint64_t length = watch.length == 8 ? 2 : watch.length - 1;
-    add(watch.address, watch.read ? 3 : 1, length);
+    add(watch.address, watch.read ? 3 : 1, length, true);
   }
   if (used) {
     debug.control |= KVM_GUESTDBG_USE_HW_BP;

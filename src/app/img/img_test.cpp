@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 
 #include <array>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -373,6 +374,27 @@ TEST_F(Img, BenchRunsWhatWasAsked) {
   EXPECT_EQ(bytes[8192], 65);
   EXPECT_EQ(bytes[8192 + 4096], 0);
   expect_ok(husk("bench -c 500 -n " + path("a")));
+}
+
+/// Each option that a command's --help shows is in the page's paragraph of that command, and the other way round.
+TEST_F(Img, TheManPageShowsTheOptionsThatThereAre) {
+  std::ifstream in(HUSK_MAN_PAGE);
+  std::string page{std::istreambuf_iterator<char>(in), {}};
+  const auto plain = [](std::string text) {
+    for (const char* mark : {"\\fI", "\\fR", "\\fB", "\\", "\""})
+      for (std::size_t at; (at = text.find(mark)) != std::string::npos;) text.erase(at, std::strlen(mark));
+    return text;
+  };
+  for (const char* command : {"bench", "check", "commit", "compare", "convert", "create", "dd", "info", "map",
+                              "measure", "rebase", "resize", "snapshot"}) {
+    const std::string help = husk(std::string(command) + " --help").out;
+    const std::string start = fmt::format("Usage: husk img {} ", command);
+    const std::string usage = help.substr(start.size(), help.find('\n') - start.size());
+    const std::size_t at = page.find(fmt::format("\n.BR {} \" ", command));
+    ASSERT_NE(at, std::string::npos) << command;
+    const std::size_t from = page.find('"', at) + 2;
+    EXPECT_EQ(plain(page.substr(from, page.find('\n', from) - from)), usage) << command;
+  }
 }
 
 TEST_F(Img, SaysWhatIsWrongWithItsArguments) {

@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "devices/virtio/blk.h"
+#include "devices/virtio/console.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
 
@@ -116,8 +117,24 @@ Status VirtioDevices::make(Attached& attached, const VirtioNetConfig& config, co
                                          .ring = ring_options(config.place)}));
   return {};
 }
-Status VirtioDevices::make(Attached&, const VirtioConsoleConfig&, const VirtioSpec&, const std::string& id) {
-  return fail("{}: this device is not built in", id);
+Status VirtioDevices::make(Attached& attached, const VirtioConsoleConfig& config, const VirtioSpec& spec,
+                           const std::string& id) {
+  std::vector<virtio::Console::Port> ports;
+  // Port 0 is reserved for a console (QEMU's virtio-serial keeps it free for one).
+  if (config.ports.empty() || !config.ports.front().console) ports.push_back({});
+  for (std::size_t i = 0; i < config.ports.size() && ports.size() < virtio::Console::kMostPorts; ++i) {
+    const VirtioPortConfig& port = config.ports[i];
+    core::CharBackend* backend = nullptr;
+    if (i < spec.ports.size() && spec.ports[i]) {
+      attached.ports.push_back(HUSK_TRY(spec.ports[i](*attached.domain, fmt::format("{} port {}", id, i))));
+      backend = attached.ports.back().get();
+    }
+    ports.push_back({backend, port.name, port.console});
+  }
+  keep(attached,
+       std::make_unique<virtio::Console>(environment(attached), std::move(ports),
+                                         virtio::Console::Config{.id = id, .ring = ring_options(config.place)}));
+  return {};
 }
 Status VirtioDevices::make(Attached&, const Virtio9pConfig&, const VirtioSpec&, const std::string& id) {
   return fail("{}: this device is not built in", id);

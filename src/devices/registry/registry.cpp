@@ -25,6 +25,7 @@
 #include "devices/timer/pit8254.h"
 #include "devices/timer/rtc_mc146818.h"
 #include "devices/virtio/blk.h"
+#include "devices/virtio/console.h"
 #include "devices/virtio/mmio.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/pci.h"
@@ -376,6 +377,26 @@ struct VirtioNetRig : VirtioRig<virtio::Net> {
   }
   testing::FakeNet wire;
 };
+struct VirtioConsoleRig : VirtioRig<virtio::Console> {
+  explicit VirtioConsoleRig(TestMachine& m) : VirtioRig(m) {
+    attach(std::make_unique<virtio::Console>(
+        environment(), std::vector<virtio::Console::Port>{{&first, "", true}, {&second, "a port", false}},
+        virtio::Console::Config{.columns = 80, .rows = 25, .ring = {.packed = true, .in_order = true}}));
+  }
+  ~VirtioConsoleRig() override {
+    transport.reset();
+    dut.reset();
+  }
+  void outside(std::uint64_t value) override {
+    first.output.clear();
+    second.output.clear();
+    testing::FakeChar& one = value & 1 ? first : second;
+    if (value & 2) return one.make_writable((value >> 8) & 0x3F);
+    if (value & 4) return dut->resize(static_cast<std::uint16_t>(value >> 8), static_cast<std::uint16_t>(value >> 24));
+    one.deliver(std::string((value >> 8) & 0x1F, 'x'));
+  }
+  testing::FakeChar first, second;
+};
 /// The transports, with a random number generator behind.
 struct VirtioMmioRig : RigOf<virtio::MmioTransport> {
   explicit VirtioMmioRig(TestMachine& m) : rng({m.memory, m.clock, m.log}, [](std::span<std::uint8_t>) {}, {}) {
@@ -491,6 +512,12 @@ constexpr DeviceKind kKinds[] = {
     {"rtc-mc146818", "real-time clock and CMOS RAM", kRtcPorts, {}, build<RtcRig>, state::schema<RtcState>},
     {"uart16550", "PC16550D serial port", kSerialPorts, {}, build<SerialRig>, state::schema<Uart16550::State>},
     {"virtio-blk", "virtio disk", {}, kVirtioMmio, build<VirtioBlkRig>, state::schema<virtio::BlkState>},
+    {"virtio-console",
+     "virtio consoles and ports",
+     {},
+     kVirtioMmio,
+     build<VirtioConsoleRig>,
+     state::schema<virtio::ConsoleState>},
     {"virtio-mmio",
      "virtio transport over MMIO",
      {},

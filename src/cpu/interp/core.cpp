@@ -283,7 +283,7 @@ Handler Core::select_handler(const Insn& insn) const {
 }
 
 bool Core::fetch_page(std::uint64_t linear, const ExecEntry*& entry) {
-  ExecEntry& slot = exec_tlb_[cpl_ == 3][(linear >> 12) & (kTlbSize - 1)];
+  ExecEntry& slot = exec_tlb_[cpl_ == 3][tlb_index(linear)];
   const std::uint64_t tag = (linear & ~std::uint64_t{0xFFF}) | pcid_;
   if (slot.tag != tag) [[unlikely]] {
     Translation t;

@@ -496,7 +496,9 @@ class Core final : public core::CpuPins {
   unsigned mmu_index_for(bool user) const {
     return user ? unsigned{kMmuUser} : cpl_ == 3 || implicit_access_ ? unsigned{kMmuSupervisor} : mmu_index_;
   }
-  TlbEntry& tlb_entry(std::uint64_t la) { return tlb_[mmu_index_][(la >> 12) & (kTlbSize - 1)]; }
+  /// Arrays that lie a multiple of the table's reach apart must not meet in one entry.
+  static std::size_t tlb_index(std::uint64_t la) { return ((la >> 12) ^ (la >> (12 + kTlbBits))) & (kTlbSize - 1); }
+  TlbEntry& tlb_entry(std::uint64_t la) { return tlb_[mmu_index_][tlb_index(la)]; }
   /// Page of the operand's last byte with the address-space tag: equal to the entry's only if the operand does not
   /// leave its page.
   std::uint64_t tag_of(std::uint64_t la, std::size_t size) const { return ((la + (size - 1)) & ~std::uint64_t{0xFFF}) | pcid_; }

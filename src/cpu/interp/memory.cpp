@@ -55,7 +55,7 @@ void Core::fill_tlb(std::uint64_t linear, const Translation& t, AccessKind, bool
   if (!target.ram || target.length < mem::kPageSize) return;
   const std::uint64_t page = align_down(linear, mem::kPageSize);
   const std::uint64_t tag = page | pcid_;
-  TlbEntry& entry = tlb_[mmu_index_for(user)][(linear >> 12) & (kTlbSize - 1)];
+  TlbEntry& entry = tlb_[mmu_index_for(user)][tlb_index(linear)];
   const bool direct_write = t.writable && target.writable && target.ram->page_flags(target.offset) == 0;
   entry = {tag, direct_write ? tag : kInvalidTag,
            reinterpret_cast<std::uintptr_t>(target.ram->data() + target.offset) - page, t.global};
@@ -107,7 +107,7 @@ bool Core::access_linear(std::uint64_t linear, std::uint8_t* data, unsigned size
   const auto in_page = static_cast<unsigned>(mem::kPageSize - (linear & 0xFFF));
   std::uint64_t gpa = 0;
   if (size <= in_page) {
-    const TlbEntry& entry = tlb_[mmu_index_for(user)][(linear >> 12) & (kTlbSize - 1)];
+    const TlbEntry& entry = tlb_[mmu_index_for(user)][tlb_index(linear)];
     const std::uint64_t tag = (linear & ~std::uint64_t{0xFFF}) | pcid_;
     if (kind != AccessKind::write && entry.read_tag == tag) {
       std::memcpy(data, reinterpret_cast<const void*>(entry.addend + linear), size);

@@ -68,7 +68,7 @@ void SystemOps::invalidate_large(Core& core, std::uint64_t linear, unsigned shif
 }
 
 void Core::flush_tlb_page(std::uint64_t linear) {
-  const std::size_t index = (linear >> 12) & (kTlbSize - 1);
+  const std::size_t index = tlb_index(linear);
   for (auto& table : tlb_) table[index].read_tag = table[index].write_tag = kInvalidTag;
   for (auto& table : exec_tlb_) table[index].tag = kInvalidTag;
   // INVLPG forgets every piece of a large page (SDM vol. 3, 4.10.4.1). 22 bits cover the 4 MiB pages of 32-bit paging.

@@ -137,14 +137,22 @@ Flow lods(Core& core, const Insn& insn) {
   return repeat(core, insn, one, kNoBulk);
 }
 
-/// CMPS and SCAS: `one` compares and sets flags; REPE/REPNE also stop by ZF.
-template <class One>
-Flow repeat_while(Core& core, const Insn& insn, One&& one) {
+/// CMPS and SCAS: `one` compares and sets flags; REPE/REPNE also stop by ZF. `skip(registers, at_most)` may pass over
+/// elements that do not stop it, and says how many.
+template <class One, class Skip>
+Flow repeat_while(Core& core, const Insn& insn, One&& one, Skip&& skip) {
   StringRegisters r(core, insn);
   if (insn.rep == RepPrefix::none) return one(r);
   const bool wanted_zero = insn.rep == RepPrefix::rep;
   for (std::uint64_t budget = core.one_iteration() ? 1 : kBurst; r.count() != 0; --budget) {
     if (budget == 0) return Flow::repeat;
+    if (budget > 1 && r.count() > 1 && !(core.s.rflags & kDF)) {
+      // The last element is left to `one`, for the flags; so is the last one of what `skip` could see, since the next may
+      // fault.
+      const std::uint64_t passed = skip(r, std::min(budget, r.count()) - 1);
+      r.take(passed);
+      budget -= passed;
+    }
     if (one(r) == Flow::fault) return Flow::fault;
     r.take(1);
     if (((core.s.rflags & kZF) != 0) != wanted_zero) break;
@@ -153,7 +161,7 @@ Flow repeat_while(Core& core, const Insn& insn, One&& one) {
 }
 template <unsigned N>
 Flow cmps(Core& core, const Insn& insn) {
-  return repeat_while(core, insn, [&](StringRegisters& r) {
+  const auto one = [&](StringRegisters& r) {
     Uint<N> a, b;
     if (!core.load<Uint<N>>(insn.segment, r.source(), a) || !core.load<Uint<N>>(kEs, r.destination(), b))
       return Flow::fault;
@@ -161,16 +169,48 @@ Flow cmps(Core& core, const Insn& insn) {
     r.advance_source(r.step(N));
     r.advance_destination(r.step(N));
     return Flow::next;
+  };
+  return repeat_while(core, insn, one, [&](StringRegisters& r, std::uint64_t at_most) -> std::uint64_t {
+    std::uint64_t elements = at_most;
+    const std::uint8_t* const a = window<N>(core, insn, insn.segment, r.source(), AccessKind::read, elements);
+    if (!a) return 0;
+    const std::uint8_t* const b = window<N>(core, insn, kEs, r.destination(), AccessKind::read, elements);
+    if (!b) return 0;
+    const bool while_equal = insn.rep == RepPrefix::rep;
+    std::uint64_t passed = 0;
+    while (passed < elements && (std::memcmp(a + passed * N, b + passed * N, N) == 0) == while_equal) ++passed;
+    if (passed == elements) --passed;
+    r.advance_source(passed * N);
+    r.advance_destination(passed * N);
+    return passed;
   });
 }
 template <unsigned N>
 Flow scas(Core& core, const Insn& insn) {
-  return repeat_while(core, insn, [&](StringRegisters& r) {
+  const auto one = [&](StringRegisters& r) {
     Uint<N> value;
     if (!core.load<Uint<N>>(kEs, r.destination(), value)) return Flow::fault;
     (void)alu::sub_borrow<Uint<N>>(core.reg<N>(kRax), value, false, core.s.rflags);
     r.advance_destination(r.step(N));
     return Flow::next;
+  };
+  return repeat_while(core, insn, one, [&](StringRegisters& r, std::uint64_t at_most) -> std::uint64_t {
+    std::uint64_t elements = at_most;
+    const std::uint8_t* const at = window<N>(core, insn, kEs, r.destination(), AccessKind::read, elements);
+    if (!at) return 0;
+    std::uint8_t wanted[N];
+    store_le<Uint<N>>(wanted, core.reg<N>(kRax));
+    const bool while_equal = insn.rep == RepPrefix::rep;
+    std::uint64_t passed = 0;
+    if (N == 1 && !while_equal) {
+      const void* const found = std::memchr(at, wanted[0], elements);
+      passed = found ? static_cast<std::uint64_t>(static_cast<const std::uint8_t*>(found) - at) : elements;
+    } else {
+      while (passed < elements && (std::memcmp(at + passed * N, wanted, N) == 0) == while_equal) ++passed;
+    }
+    if (passed == elements) --passed;
+    r.advance_destination(passed * N);
+    return passed;
   });
 }
 template <unsigned N>

@@ -59,6 +59,10 @@ struct Context {
   std::uint8_t reload_vectors;    ///< a stub is to make them resident before it goes on
   std::uint32_t filled_bytes[3];  ///< used of `filled`
   std::uint8_t local_supervisor;  ///< slots of the supervisor hold a page of this address space only
+  std::uint8_t x87_resident;      ///< x87 state of the guest is in the host's
+  std::uint8_t x87_saved;         ///< `x87` holds what CpuState is to get
+  std::uint8_t reload_x87;        ///< as reload_vectors
+  std::uint8_t x87[112];          ///< FNSAVE's image (SDM vol. 1, figure 8-9 and following)
   DataSlot slots[kDataSlots];
   TlbSlot tlb[3][2][kTlbEntries];    ///< by Core::MmuIndex, for loads and for stores
   std::uint32_t filled[3][kFilled];  ///< slots of both kinds in use, by their distance from GS; by Core::MmuIndex

@@ -197,6 +197,7 @@ void Engine::forget_jumps() {
 std::uint32_t Engine::key() const {
   std::uint32_t key = core_.block_key_ | static_cast<std::uint32_t>(core_.mmu_index_) << 9;
   key |= static_cast<std::uint32_t>((core_.s.mxcsr & kAllMasked) == kAllMasked) << 11;
+  key |= static_cast<std::uint32_t>(x87_masked()) << 14;
   // 32-bit code: FS and GS that reach everywhere.
   key |= static_cast<std::uint32_t>(core_.fast_[kFs].write_end > 0xFFFFFFFF) << 12;
   key |= static_cast<std::uint32_t>(core_.fast_[kGs].write_end > 0xFFFFFFFF) << 13;
@@ -221,9 +222,47 @@ bool Engine::must_leave() const {
 }
 
 void Engine::take_state() {
+  if (context_.x87_saved) {
+    context_.x87_saved = 0;
+    unpack_x87();
+  }
   core_.s.rflags = (core_.s.rflags & ~std::uint64_t{kArithmeticFlags}) | rflags_form(context_.flags);
 }
-void Engine::give_state() { context_.flags = spilled_form(core_.s.rflags); }
+// FNSAVE's image: control, status and tag word in 4 bytes each, 16 bytes of pointers, ST(0) to ST(7) in 10 bytes each.
+// The pointers are not followed: with all exceptions masked they say nothing of use.
+void Engine::unpack_x87() {
+  const std::uint8_t* const image = context_.x87;
+  X87State& x = core_.s.x87;
+  x.control = load_le<std::uint16_t>(image);
+  x.status = load_le<std::uint16_t>(image + 4);
+  x.tag = load_le<std::uint16_t>(image + 8);
+  const unsigned top = x.status >> 11 & 7;
+  for (unsigned i = 0; i < 8; ++i) {
+    const std::uint8_t* const st = image + 28 + 10 * i;
+    x.registers[(top + i) & 7] = {load_le<std::uint64_t>(st), load_le<std::uint16_t>(st + 8)};
+  }
+}
+
+void Engine::pack_x87() {
+  std::uint8_t* const image = context_.x87;
+  const X87State& x = core_.s.x87;
+  std::memset(image, 0, 28);
+  store_le(image, x.control);
+  store_le(image + 4, x.status);
+  store_le(image + 8, x.tag);
+  const unsigned top = x.status >> 11 & 7;
+  for (unsigned i = 0; i < 8; ++i) {
+    std::uint8_t* const st = image + 28 + 10 * i;
+    const F80Bits& r = x.registers[(top + i) & 7];
+    store_le(st, r.significand);
+    store_le(st + 8, r.sign_exponent);
+  }
+}
+
+void Engine::give_state() {
+  if (context_.reload_x87) pack_x87();
+  context_.flags = spilled_form(core_.s.rflags);
+}
 
 Block* Engine::find_block(bool& fault, bool& global) {
   fault = false;
@@ -280,7 +319,7 @@ Flow Engine::run(Core& core) {
 
 const std::uint8_t* Engine::leave(Flow flow) {
   result_ = flow;
-  context_.reload_vectors = 0;
+  context_.reload_vectors = context_.reload_x87 = 0;
   core_.leave_block_ = true;
   give_state();
   return cache_.running(stubs_.exit_spilled);
@@ -292,7 +331,7 @@ std::int32_t Engine::return_mark(std::uint32_t key) const {
 }
 
 const std::uint8_t* Engine::dispatch() {
-  context_.reload_vectors = 0;
+  context_.reload_vectors = context_.reload_x87 = 0;
   // The callers on the return stack may lie elsewhere now.
   if (mapping_changed_) context_.stack_pointer = context_.return_stack;
   if (single_block_ || must_leave()) return leave(Flow::next);
@@ -340,6 +379,14 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   return self.after_instruction(flow, 0, site.after);
 }
 
+const std::uint8_t* Engine::glue_need_x87(Core* core, void* resume) {
+  Engine& self = *static_cast<Engine*>(core->engine_);
+  self.take_state();
+  self.context_.reload_x87 = 1;
+  self.give_state();
+  return static_cast<const std::uint8_t*>(resume);
+}
+
 const std::uint8_t* Engine::glue_wander(Core* core, void* site_pointer) {
   Engine& self = *static_cast<Engine*>(core->engine_);
   MemorySite& site = *static_cast<MemorySite*>(site_pointer);
@@ -359,7 +406,7 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
   self.take_state();
   core->s.rip = self.context_.page_base + static_cast<std::uint64_t>(static_cast<std::int64_t>(site.offset));
   if (!core->code64()) core->s.rip &= 0xFFFFFFFF;
-  self.context_.reload_vectors = 0;
+  self.context_.reload_vectors = self.context_.reload_x87 = 0;
   if (self.single_block_ || self.must_leave()) return self.leave(Flow::next);
   bool fault = false, global = false;
   Block* const block = self.find_block(fault, global);
@@ -381,7 +428,7 @@ const std::uint8_t* Engine::glue_indirect(Core* core, void*) {
   ++self.statistics_.lookups;
   self.take_state();
   const std::uint64_t rip = core->s.rip = self.context_.jump_target;
-  self.context_.reload_vectors = 0;
+  self.context_.reload_vectors = self.context_.reload_x87 = 0;
   if (self.single_block_ || self.must_leave()) return self.leave(Flow::next);
   bool fault = false, global = false;
   Block* const block = self.find_block(fault, global);

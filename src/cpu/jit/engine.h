@@ -65,6 +65,8 @@ class Engine final : public interp::CodeEngine {
     std::uint8_t* save_vectors = nullptr;
     std::uint8_t* load_vectors = nullptr;  ///< called
     std::uint8_t* need_vectors = nullptr;  ///< jumped to: R11 is the running address to go on at
+    std::uint8_t* save_x87 = nullptr;      ///< called
+    std::uint8_t* need_x87 = nullptr;      ///< as need_vectors; the flags are spilled
     std::uint8_t* slot_miss[3][2] = {};    ///< R10 linear address, R11 MemorySite; by MMU index, load or store
     std::uint8_t* tlb_miss[3][2] = {};     ///< the same, of a site that looks up by page number
     std::uint8_t* slow = nullptr;          ///< R11 MemorySite: the interpreter does the instruction
@@ -92,6 +94,7 @@ class Engine final : public interp::CodeEngine {
 
   static const std::uint8_t* glue_call(interp::Core* core, void* site);
   static const std::uint8_t* glue_slow(interp::Core* core, void* site);
+  static const std::uint8_t* glue_need_x87(interp::Core* core, void* resume);
   static const std::uint8_t* glue_wander(interp::Core* core, void* site);
   static const std::uint8_t* glue_link(interp::Core* core, void* site);
   static const std::uint8_t* glue_indirect(interp::Core* core, void* site);
@@ -109,6 +112,10 @@ class Engine final : public interp::CodeEngine {
   bool must_leave() const;
   bool translatable() const;
   std::uint32_t key() const;
+  /// No x87 exception can come of an instruction.
+  bool x87_masked() const { return (core_.s.x87.control & 0x3F) == 0x3F && !(core_.s.x87.status & 0x80); }
+  void unpack_x87();
+  void pack_x87();
   void take_state();  ///< from translated code's form to CpuState's
   void give_state();
   void reset_jumps(bool keep_global);

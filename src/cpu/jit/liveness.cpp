@@ -55,6 +55,7 @@ bool Translator::handled_by_call(const Insn& insn) const {
       if (insn.memory &&
           (form.sem == Sem::bt_eg || form.sem == Sem::bts_eg || form.sem == Sem::btr_eg || form.sem == Sem::btc_eg))
         return true;
+      if (plan.uses_x87 && !e_.x87_masked()) return true;
       return plan.simd_exceptions && (core_.s.mxcsr & 0x1F80) != 0x1F80;
     case Way::nothing:
     case Way::inc_dec_short: return false;

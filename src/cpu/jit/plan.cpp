@@ -47,6 +47,16 @@ constexpr auto kVectorCalls = std::to_array<std::string_view>({
     "VSTMXCSR",
 });
 
+/// x87 instructions that may unmask exceptions or show where an instruction was, and MMX's implicit address.
+constexpr auto kX87Calls = std::to_array<std::string_view>({
+    "FLDCW",
+    "FLDENV",
+    "FNSAVE",
+    "FNSTENV",
+    "FRSTOR",
+    "MASKMOVQ",
+});
+
 std::string_view stem(Sem sem) {
   const std::string_view name = sem_name(sem);
   return name.substr(0, name.find('_'));
@@ -111,12 +121,19 @@ bool describe(const Form& form, FormPlan& plan) {
         plan.vvvv_read = operand.read;
         plan.vvvv_written = operand.written;
         break;
+      case OperandKind::st0:
+      case OperandKind::sti:
+      case OperandKind::mmx_reg:
+      case OperandKind::mmx_rm_only: break;
+      case OperandKind::mmx_rm:
+        plan.rm_written = operand.written;
+        plan.memory_size = operand.size;
+        break;
       default: return false;
     }
     if (field_of(operand.kind) == Field::vector || operand.kind == OperandKind::fixed_xmm0) plan.uses_vectors = true;
   }
   switch (plan.memory_size) {
-    case OperandSize::t:
     case OperandSize::p:
     case OperandSize::s:
     case OperandSize::a:
@@ -164,8 +181,7 @@ Way special_way(const Form& form) {
 FormPlan plan_of(const Form& form, const CpuModel& model) {
   FormPlan plan;
   plan.modrm = form.encoding.find('/') != std::string_view::npos;
-  constexpr std::uint32_t kNever =
-      kAttrFpu | kAttrMmx | kAttrFpuControl | kAttrRep | kAttrRepCond | kAttrNo64 | kAttrCpl0;
+  constexpr std::uint32_t kNever = kAttrRep | kAttrRepCond | kAttrNo64 | kAttrCpl0;
   const Way special = special_way(form);
   if (special != Way::call) {
     (void)describe(form, plan);
@@ -173,8 +189,16 @@ FormPlan plan_of(const Form& form, const CpuModel& model) {
     return plan;
   }
   const bool vector = form.attributes & (kAttrSse | kAttrAvx);
-  if (vector ? std::find(kVectorCalls.begin(), kVectorCalls.end(), form.mnemonic) != kVectorCalls.end()
-             : std::find(kCopied.begin(), kCopied.end(), stem(form.sem)) == kCopied.end())
+  plan.uses_x87 =
+      form.attributes & (kAttrFpu | kAttrFpuControl | kAttrMmx) ||
+      std::any_of(std::begin(form.operands), std::end(form.operands), [](const Operand& o) {
+        return o.kind == OperandKind::mmx_reg || o.kind == OperandKind::mmx_rm || o.kind == OperandKind::mmx_rm_only;
+      });
+  if (plan.uses_x87 && std::find(kX87Calls.begin(), kX87Calls.end(), form.mnemonic) != kX87Calls.end()) return plan;
+  if (plan.uses_x87 && !vector) {
+    if (form.attributes & (kAttrSystem | kAttrCpl0)) return plan;
+  } else if (vector ? std::find(kVectorCalls.begin(), kVectorCalls.end(), form.mnemonic) != kVectorCalls.end()
+                    : std::find(kCopied.begin(), kCopied.end(), stem(form.sem)) == kCopied.end())
     return plan;
   const bool only_in_32 = form.sem == Sem::lahf || form.sem == Sem::sahf || form.encoding.starts_with("82 ");
   if ((form.attributes & (only_in_32 ? kNever & ~std::uint32_t{kAttrNo64} : kNever)) ||
@@ -213,6 +237,7 @@ std::vector<FormPlan> make_plans(const CpuModel& model) {
 unsigned memory_bytes(OperandSize size, const Insn& insn) {
   switch (size) {
     case OperandSize::b: return 1;
+    case OperandSize::t: return 10;
     case OperandSize::w: return 2;
     case OperandSize::d: return 4;
     case OperandSize::q: return 8;

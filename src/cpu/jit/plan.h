@@ -52,6 +52,7 @@ struct FormPlan {
   bool vex = false;
   bool w_ignored = false;  ///< VEX.W, outside 64-bit mode
   bool uses_vectors = false;
+  bool uses_x87 = false;         ///< or MMX; copied only while FCW masks all
   bool simd_exceptions = false;  ///< copied only while MXCSR masks all
   OperandSize memory_size = OperandSize::none;
 };

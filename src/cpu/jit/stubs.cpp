@@ -57,6 +57,14 @@ std::uint8_t* Engine::emit_trampoline(Emitter& e, Glue glue) {
   e.gs(0xC6, 0, gs(context_.reload_vectors), false);
   e.byte(1);
   e.bind_short(not_resident);
+  e.gs(0xC6, 0, gs(context_.reload_x87), false);
+  e.byte(0);
+  e.cmp_gs_byte(gs(context_.x87_resident), 0);
+  std::uint8_t* const no_x87 = e.jcc_short(kZero);
+  e.call(stubs_.save_x87);
+  e.gs(0xC6, 0, gs(context_.reload_x87), false);
+  e.byte(1);
+  e.bind_short(no_x87);
   e.load_gs(kHostRdi, gs(context_.self));
   e.mov(kHostRsi, kHostR11);
   e.mov_imm(kHostRax, reinterpret_cast<std::uintptr_t>(glue));
@@ -66,6 +74,12 @@ std::uint8_t* Engine::emit_trampoline(Emitter& e, Glue glue) {
   std::uint8_t* const no_reload = e.jcc_short(kZero);
   e.call(stubs_.load_vectors);
   e.bind_short(no_reload);
+  e.cmp_gs_byte(gs(context_.reload_x87), 0);
+  std::uint8_t* const no_x87_reload = e.jcc_short(kZero);
+  e.gs(0xDD, 4, gs(context_.x87[0]), false);  // frstor
+  e.gs(0xC6, 0, gs(context_.x87_resident), false);
+  e.byte(1);
+  e.bind_short(no_x87_reload);
   emit_restore_flags(e, kHostR11);
   emit_load_registers(e);
   e.load_gs(kHostRsp, gs(context_.stack_pointer));
@@ -95,8 +109,12 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   std::uint8_t* const from_core = e.at;
   e.rm(0x85, kHostR10, site(offsetof(MemorySite, align_mask)), false);  // test
   std::uint8_t* const misaligned = e.jcc_forward(kNotZero);
+  // Core::tlb_index()
   e.mov(kHostRax, kHostR10);
   e.shift_imm(5, kHostRax, 12);
+  e.mov(kHostRcx, kHostRax);
+  e.shift_imm(5, kHostRcx, interp::Core::kTlbBits);
+  e.rr(0x33, kHostRax, kHostRcx, false);
   e.alu_imm(4, kHostRax, interp::Core::kTlbSize - 1, false);
   e.shift_imm(4, kHostRax, 5);
   e.rm(0xB60F, kHostRcx, site(offsetof(MemorySite, last)), false);  // movzx
@@ -169,6 +187,16 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   std::uint8_t* const unaligned = e.jcc_forward(kNotZero);
   e.rm(0x8B, kHostRdx, site(offsetof(MemorySite, slot)));
   e.rr(0x03, kHostR10, kHostRcx);  // the linear address again
+  // A walk from page to page is what slots are good at: it does not count as wandering.
+  e.mov(kHostRax, kHostRcx);
+  e.rm(0x2B, kHostRax, {kHostRdx, HostAddress::kNone, 0, 0});
+  e.alu_imm(0, kHostRax, 4096);
+  e.alu_imm(7, kHostRax, 8192);
+  std::uint8_t* const far = e.jcc_short(kAbove);
+  e.rm(0x83, 0, site(offsetof(MemorySite, patience)), false);  // add dword, 1
+  e.byte(1);
+  e.bind_short(far);
+  tlb_index();
   e.gs(0x8B, kHostRax, table + 8, true, kHostRax);
   e.rr(0x2B, kHostRax, kHostRcx);
   e.rm(0x89, kHostRax, {kHostRdx, HostAddress::kNone, 0, offsetof(DataSlot, addend)});
@@ -255,6 +283,14 @@ void Engine::make_stubs() {
   e.push(kHostR11);
   e.jmp(stubs_.load_vectors);
 
+  stubs_.save_x87 = e.at;
+  e.gs(0xDD, 6, gs(context_.x87[0]), false);  // fnsave
+  e.gs(0xC6, 0, gs(context_.x87_resident), false);
+  e.byte(0);
+  e.gs(0xC6, 0, gs(context_.x87_saved), false);
+  e.byte(1);
+  e.ret();
+
   // void enter(Core* rdi, const void* code rsi)
   stubs_.enter = e.at;
   for (const std::uint8_t reg : kCalleeSaved) e.push(reg);
@@ -286,6 +322,10 @@ void Engine::make_stubs() {
   std::uint8_t* const not_resident = e.jcc_short(kZero);
   e.call(stubs_.save_vectors);
   e.bind_short(not_resident);
+  e.cmp_gs_byte(gs(context_.x87_resident), 0);
+  std::uint8_t* const no_x87 = e.jcc_short(kZero);
+  e.call(stubs_.save_x87);
+  e.bind_short(no_x87);
   e.load_gs(kHostRsp, gs(context_.host_rsp));
   for (std::size_t i = std::size(kCalleeSaved); i-- > 0;) e.pop(kCalleeSaved[i]);
   e.ret();
@@ -302,6 +342,7 @@ void Engine::make_stubs() {
   emit_spill_flags(e);
   e.load_gs(kHostR11, gs(context_.value));
   (void)emit_trampoline(e, &Engine::glue_link);
+  stubs_.need_x87 = emit_trampoline(e, &Engine::glue_need_x87);
   std::uint8_t* const wander = emit_trampoline(e, &Engine::glue_wander);
   for (unsigned mmu_index = 0; mmu_index < 3; ++mmu_index)
     for (const bool write : {false, true}) emit_misses(e, mmu_index, write, wander);

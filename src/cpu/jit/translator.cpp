@@ -32,6 +32,16 @@ void Translator::emit_vectors_resident(std::uint16_t live) {
   cold_.jmp(e_.stubs_.need_vectors);
 }
 
+void Translator::emit_x87_resident(std::uint16_t live) {
+  if (x87_known_) return;
+  x87_known_ = true;
+  free_flags(live);
+  hot_.cmp_gs_byte(e_.gs(e_.context_.x87_resident), 0);
+  hot_.jcc(kZero, cold_.at);
+  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(e_.cache_.running(hot_.at)));
+  cold_.jmp(e_.stubs_.need_x87);
+}
+
 // ---- memory ----
 
 void Translator::emit_address(const Insn& insn, unsigned end_offset) {
@@ -221,6 +231,7 @@ void Translator::emit_copy(const Item& item) {
   const FlagUse use = flag_use(insn, false);
   const bool memory = insn.memory;
   if (plan.uses_vectors) emit_vectors_resident(item.live_in);
+  if (plan.uses_x87) emit_x87_resident(item.live_in);
   if (memory) {
     free_flags(item.live_in);
     emit_address(insn, item.offset + insn.length);
@@ -270,7 +281,8 @@ void Translator::emit_copy(const Item& item) {
                                 written};
     return host;
   };
-  unsigned reg = insn.reg, rm = memory ? unsigned{kHostR10} : insn.rm, vvvv = insn.vvvv;
+  unsigned reg = plan.reg == Field::none ? 0u : insn.reg, vvvv = insn.vvvv;
+  unsigned rm = memory ? unsigned{kHostR10} : plan.rm == Field::none && !plan.opcode_reg ? 0u : insn.rm;
   if (plan.reg == Field::gpr) reg = place(insn.reg & 15u, plan.reg_read, plan.reg_written);
   if (plan.opcode_reg)
     rm = place(insn.reg & 15u, plan.rm_read, plan.rm_written);

@@ -95,6 +95,7 @@ class Translator {
   void free_flags(std::uint16_t live);
   void want_flags();
   void emit_vectors_resident(std::uint16_t live);
+  void emit_x87_resident(std::uint16_t live);
 
   // registers
   bool homeless(unsigned guest) const { return guest == kR10 || guest == kR11 || guest == kR15; }
@@ -122,6 +123,7 @@ class Translator {
   unsigned end_ = 0;             ///< offset behind the last instruction
   std::uint64_t looked_at_ = 0;  ///< granules outside the block that decided which flags live
   Flags flags_ = Flags::host;
+  bool x87_known_ = false;
   bool vectors_known_ = false;  ///< resident for sure
   std::array<MemorySite*, 4> open_sites_{};
   unsigned open_count_ = 0;

@@ -106,7 +106,10 @@ class Machine:
                         info["ready_cpu"] = _cpu_ns(process.pid) / 1e9
                         deadline = time.monotonic() + self.setup.prepare_timeout
                     elif kind == "begin":
-                        current = next(w for w in plan if w.name == words[0])
+                        current = next((w for w in plan if w.name == words[0]), None)
+                        if current is None:
+                            ending = f"it began something that is not in the plan: {line!r}"
+                            break
                         deadline = time.monotonic() + current.timeout * 1.2 + 20
                         wall_begin, cpu_begin = time.monotonic(), _cpu_ns(process.pid)
                         answer()
@@ -127,6 +130,8 @@ class Machine:
                         done = True
                         info["cpu"] = _cpu_ns(process.pid) / 1e9
                         deadline = time.monotonic() + 60
+                if ending is not None:
+                    break
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -169,7 +174,7 @@ class Native(Machine):
         # runner from being its init, which it would take for being a guest's.
         options = ["--mount", "--propagation", "private"] + ([] if os.getuid() == 0 else ["--map-root-user"])
         pin = ["taskset", "-c", "0"] if cpus == 1 and self.setup.pin else []
-        return pin + ["unshare"] + options + ["sh", "-c", script]
+        return pin + ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "unshare"] + options + ["sh", "-c", script]
 
     def cpu_seconds(self, inside, outside):
         return inside / 1e9  # outside saw the runner, not its ended children

@@ -99,7 +99,7 @@ def make_source(path):
         for i in range(40):
             fields = "".join(f"  {draw.choice(types)} f{j};\n" for j in range(6))
             out.write(f"struct S{i} {{\n{fields}  struct S{max(i - 1, 0)}* next;\n}};\n")
-        for i in range(260):
+        for i in range(130):
             record = draw.randrange(40)
             out.write(f"static long table{i}[16] = {{{', '.join(str(draw.randrange(1000)) for _ in range(16))}}};\n")
             out.write(f"long function{i}(struct S{record}* s, long a, long b) {{\n  long r = a;\n")
@@ -216,7 +216,8 @@ def build(cache, here):
     if not os.path.lexists(os.path.join(base, "init")):
         os.symlink("kit/runner", os.path.join(base, "init"))
     programs = os.path.join(trees, "programs", "kit")
-    if not os.path.exists(os.path.join(programs, "data", "large.c")):
+    if not os.path.exists(os.path.join(programs, "data", "large.c")) or \
+            newest(os.path.join(programs, "data")) < os.path.getmtime(__file__):
         make_data(os.path.join(trees, "programs"))
     shutil.copytree(os.path.join(here, "scripts"), os.path.join(programs, "scripts"), dirs_exist_ok=True)
     console = [("dev/console", 0o20600, b"", (5, 1)), ("dev/null", 0o20666, b"", (1, 3))]

@@ -59,10 +59,10 @@ def _programs(percent):
                         f"head -c {kilobytes}k {_DATA}/text > /tmp/plain{more}", check + f"; rm -f {_OUT} /tmp/plain*",
                         _PROGRAMS)
 
-    functions = max(260 * percent // 100, 20)
+    functions = max(130 * percent // 100, 20)
     # The table and the function of the first N parts: the file is cut before part N + 1.
     cut = f"sed '/^static long table{functions}\\[/,$d' {_DATA}/large.c > /tmp/large.c"
-    if functions >= 260:
+    if functions >= 130:
         cut = f"cat {_DATA}/large.c > /tmp/large.c"
     yield Workload("gcc", "programs", f"exec gcc-12 -O2 -w -c /tmp/large.c -o {_OUT}.o", cut, f"md5sum < {_OUT}.o",
                    _PROGRAMS)
@@ -74,22 +74,22 @@ def _programs(percent):
     yield Workload("luajit", "programs", f"exec luajit {scripts}/bench.lua {percent * 5}", layers=_PROGRAMS)
     yield Workload("sqlite", "programs", f"sqlite3 /tmp/base.db < /tmp/statements.sql",
                    f"sed s/ROWS/{600 * percent}/ {scripts}/bench.sql > /tmp/statements.sql", "rm -f /tmp/base.db", _PROGRAMS)
-    yield text("gzip", f"exec gzip -6 -n -c /tmp/plain > {_OUT}")
-    yield text("gunzip", f"for i in 1 2 3 4 5; do gzip -d -c /tmp/plain.gz > {_OUT} || exit 1; done",
-               more=" && gzip -1 -n -k /tmp/plain")
-    yield text("xz", f"head -c {kilobytes // 4}k /tmp/plain | xz -6 -T1 -c > {_OUT}")
-    yield text("unxz", f"exec xz -d -c /tmp/plain.xz > {_OUT}", more=" && xz -0 -k /tmp/plain")
-    yield text("zstd", f"exec zstd -q --single-thread -9 -c /tmp/plain > {_OUT}")
-    yield text("unzstd", f"for i in 1 2 3 4 5; do zstd -q -d -c /tmp/plain.zst > {_OUT} || exit 1; done",
-               more=" && zstd -q -3 /tmp/plain")
-    yield text("7z", f"head -c {kilobytes // 4}k /tmp/plain | exec 7zr a -mmt1 -mx5 -mtm- -mtc- -mta- -si {_OUT}.7z > /dev/null",
+    yield text("gzip", f"exec /bin/gzip -6 -n -c /tmp/plain > {_OUT}")
+    yield text("gunzip", f"for i in 1 2 3 4 5; do /bin/gzip -d -c /tmp/plain.gz > {_OUT} || exit 1; done",
+               more=" && /bin/gzip -1 -n -k /tmp/plain")
+    yield text("xz", f"head -c {kilobytes // 4}k /tmp/plain | /usr/bin/xz -6 -T1 -c > {_OUT}")
+    yield text("unxz", f"exec /usr/bin/xz -d -c /tmp/plain.xz > {_OUT}", more=" && /usr/bin/xz -0 -k /tmp/plain")
+    yield text("zstd", f"exec /usr/bin/zstd -q --single-thread -9 -c /tmp/plain > {_OUT}")
+    yield text("unzstd", f"for i in 1 2 3 4 5; do /usr/bin/zstd -q -d -c /tmp/plain.zst > {_OUT} || exit 1; done",
+               more=" && /usr/bin/zstd -q -3 /tmp/plain")
+    yield text("7z", f"head -c {kilobytes // 4}k /tmp/plain | exec 7zr a -mmt1 -mx3 -mtm- -mtc- -mta- -si {_OUT}.7z > /dev/null",
                check=f"7zr e -so {_OUT}.7z | md5sum; rm -f {_OUT}.7z")
     yield Workload("node", "code", f"exec node {scripts}/bench.js {percent}", layers=["base", "programs", "node"])
 
 
 def _smp_programs(percent):
     kilobytes = 2048 * percent // 100
-    yield Workload("7z_mmt2", "smp", f"head -c {kilobytes}k {_DATA}/text | 7zr a -mmt2 -mx5 -si {_OUT}.7z > /dev/null",
+    yield Workload("7z_mmt2", "smp", f"head -c {kilobytes}k {_DATA}/text | 7zr a -mmt2 -mx3 -si {_OUT}.7z > /dev/null",
                    "", f"7zr e -so {_OUT}.7z | md5sum; rm -f {_OUT}.7z", _PROGRAMS, 2)
     layers = ["base", "programs", "sysbench"]
     for name, options in (("threads", "--thread-yields=100 --thread-locks=4"),

@@ -185,7 +185,7 @@ int main(void) {
     printf("@ran %s\n", part[0]);
     await_line();
     if (status == 0 && part[4][0] != 0) check = run_shell(part[4], "/tmp/kit.out", O_APPEND, timeout);
-    char first[160];
+    char first[4000];
     const uint64_t sum = sum_of("/tmp/kit.out", first, sizeof first);
     if (status != 0 || check != 0) printf("@say %s %s\n", part[0], first);
     printf("@end %s %llu %llu %d %016llx\n", part[0], (unsigned long long)took, (unsigned long long)used,

@@ -1,11 +1,15 @@
 // husk: virtio devices on a board's PCI bus
 #include "machine/virtio_devices.h"
 
+#include <sys/mman.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 
+#include "base/bits.h"
+#include "devices/virtio/balloon.h"
 #include "devices/virtio/blk.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/net.h"
@@ -31,6 +35,15 @@ void fill_random(std::span<std::uint8_t> into) {
     const ssize_t got = ::getrandom(into.data(), std::min<std::size_t>(into.size(), 256), 0);
     if (got > 0) into = into.subspan(static_cast<std::size_t>(got));
   }
+}
+
+/// Guest memory that the guest does not need: the host's pages inside go, and read as zeroes from then on.
+void give_back(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) {
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  const std::uint64_t first = align_up(offset, page);
+  const std::uint64_t end = align_down(offset + length, page);
+  if (first >= end) return;
+  if (::madvise(ram.data() + first, end - first, MADV_DONTNEED) == 0) ram.note_write(first, end - first);
 }
 
 std::string_view kind_name(const VirtioConfig& config) {
@@ -139,8 +152,15 @@ Status VirtioDevices::make(Attached& attached, const VirtioConsoleConfig& config
 Status VirtioDevices::make(Attached&, const Virtio9pConfig&, const VirtioSpec&, const std::string& id) {
   return fail("{}: this device is not built in", id);
 }
-Status VirtioDevices::make(Attached&, const VirtioBalloonConfig&, const VirtioSpec&, const std::string& id) {
-  return fail("{}: this device is not built in", id);
+Status VirtioDevices::make(Attached& attached, const VirtioBalloonConfig& config, const VirtioSpec&,
+                           const std::string& id) {
+  keep(attached,
+       std::make_unique<virtio::Balloon>(environment(attached), give_back,
+                                         virtio::Balloon::Config{.id = id,
+                                                                 .deflate_on_oom = config.deflate_on_oom,
+                                                                 .free_page_reporting = config.free_page_reporting,
+                                                                 .ring = ring_options(config.place)}));
+  return {};
 }
 
 }  // namespace husk::machine

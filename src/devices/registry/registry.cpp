@@ -24,6 +24,7 @@
 #include "devices/timer/hpet.h"
 #include "devices/timer/pit8254.h"
 #include "devices/timer/rtc_mc146818.h"
+#include "devices/virtio/balloon.h"
 #include "devices/virtio/blk.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/mmio.h"
@@ -397,6 +398,21 @@ struct VirtioConsoleRig : VirtioRig<virtio::Console> {
   }
   testing::FakeChar first, second;
 };
+struct VirtioBalloonRig : VirtioRig<virtio::Balloon> {
+  explicit VirtioBalloonRig(TestMachine& m) : VirtioRig(m) {
+    attach(std::make_unique<virtio::Balloon>(
+        environment(),
+        [](mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) {
+          HUSK_CHECK(length % 4096 == 0 && offset % 4096 == 0 && range_within(offset, length, ram.size()));
+        },
+        virtio::Balloon::Config{
+            .free_page_reporting = true, .statistics_period_ns = 1'000'000, .ring = {.packed = true}}));
+  }
+  void outside(std::uint64_t value) override {
+    if (value & 1) return dut->ask_for_statistics();
+    dut->set_target(static_cast<std::uint32_t>(value >> 8));
+  }
+};
 /// The transports, with a random number generator behind.
 struct VirtioMmioRig : RigOf<virtio::MmioTransport> {
   explicit VirtioMmioRig(TestMachine& m) : rng({m.memory, m.clock, m.log}, [](std::span<std::uint8_t>) {}, {}) {
@@ -511,6 +527,12 @@ constexpr DeviceKind kKinds[] = {
      state::schema<ResetControlState>},
     {"rtc-mc146818", "real-time clock and CMOS RAM", kRtcPorts, {}, build<RtcRig>, state::schema<RtcState>},
     {"uart16550", "PC16550D serial port", kSerialPorts, {}, build<SerialRig>, state::schema<Uart16550::State>},
+    {"virtio-balloon",
+     "virtio memory balloon",
+     {},
+     kVirtioMmio,
+     build<VirtioBalloonRig>,
+     state::schema<virtio::BalloonState>},
     {"virtio-blk", "virtio disk", {}, kVirtioMmio, build<VirtioBlkRig>, state::schema<virtio::BlkState>},
     {"virtio-console",
      "virtio consoles and ports",

@@ -13,14 +13,24 @@ namespace husk::mem {
 Result<std::unique_ptr<RamRegion>> RamRegion::create(std::string name, std::uint64_t size) {
   size = align_up(size, kPageSize);
   if (size == 0) return fail("RAM region {} would be empty", name);
-  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) {
+  // KVM maps 2 MiB of a guest at once only where host and guest addresses agree in their low 21 bits.
+  constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20;
+  const std::uint64_t reserved = size + (size >= kHugePage ? kHugePage : 0);
+  void* area = ::mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (area == MAP_FAILED) {
     auto error = fail_errno(errno, fmt::format("cannot map {} MiB of memory for {}", size >> 20, name));
     return error;
   }
+  auto* data = static_cast<std::uint8_t*>(area);
+  if (reserved != size) {
+    const std::uint64_t before = (kHugePage - reinterpret_cast<std::uintptr_t>(data) % kHugePage) % kHugePage;
+    if (before) (void)::munmap(data, before);
+    data += before;
+    (void)::munmap(data + size, kHugePage - before);
+  }
   // A page fault is expensive on virtual hosts, so ask for huge pages; a host without them serves small ones.
   (void)::madvise(data, size, MADV_HUGEPAGE);
-  return std::unique_ptr<RamRegion>(new RamRegion(std::move(name), size, static_cast<std::uint8_t*>(data)));
+  return std::unique_ptr<RamRegion>(new RamRegion(std::move(name), size, data));
 }
 
 RamRegion::RamRegion(std::string name, std::uint64_t size, std::uint8_t* data)

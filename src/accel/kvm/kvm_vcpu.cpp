@@ -52,7 +52,7 @@ Status KvmVcpu::build() {
   }
   cpu::CpuState state = cpu::reset_state(deps_.model.signature());
   if (deps_.index != 0) state.activity = cpu::Activity::wait_for_sipi;
-  return set_state(state);
+  return replace_state(state, false);
 }
 
 // ---- attention ----

@@ -25,8 +25,9 @@ class KvmVcpu final : public Vcpu, public core::CpuPins {
   core::CpuPins& pins() override { return *this; }
 
   cpu::CpuState get_state() const override;
-  /// Refuses by name what this KVM cannot hold; the state is then undefined.
-  Status set_state(const cpu::CpuState& state) override;
+  /// Refuses by name what this KVM cannot hold; the state is then undefined. An interrupt that the interrupt controller
+  /// has handed over, and that the guest has not begun to serve, stays.
+  Status set_state(const cpu::CpuState& state) override { return replace_state(state, true); }
   void reset(bool bootstrap) override;
 
   /// Breakpoints and watchpoints share the four debug registers of the processor; more are refused.
@@ -85,7 +86,8 @@ class KvmVcpu final : public Vcpu, public core::CpuPins {
   void take_all_msrs(cpu::CpuState& state) const;
   Status set_special(const cpu::CpuState& state);
   Status set_floating_point(const cpu::CpuState& state);
-  Status set_events(const cpu::CpuState& state);
+  Status replace_state(const cpu::CpuState& state, bool keep_interrupt);
+  Status set_events(const cpu::CpuState& state, bool keep_interrupt);
   void init_by_signal();
   void start_by_signal(std::uint8_t vector);
   /// `over`: the breakpoint at this address is left out, and one instruction is stepped.

@@ -78,13 +78,13 @@ void KvmVcpu::take_all_msrs(cpu::CpuState& state) const {
 
 // ---- in ----
 
-Status KvmVcpu::set_state(const cpu::CpuState& state) {
+Status KvmVcpu::replace_state(const cpu::CpuState& state, bool keep_interrupt) {
   HUSK_TRY(set_special(state));
   HUSK_TRY(set_floating_point(state));
   HUSK_TRY(set_msrs(state));
   const kvm_debugregs debug = kvm::to_debugregs(state);
   if (call(fd_.get(), KVM_SET_DEBUGREGS, &debug) != 0) return fail_errno(errno, "KVM refuses the debug registers");
-  HUSK_TRY(set_events(state));
+  HUSK_TRY(set_events(state, keep_interrupt));
   const kvm_regs regs = kvm::to_regs(state);
   if (call(fd_.get(), KVM_SET_REGS, &regs) != 0) return fail_errno(errno, "KVM refuses the general registers");
   activity_ = state.activity;
@@ -147,10 +147,15 @@ Status KvmVcpu::set_msrs(const cpu::CpuState& state) {
   return {};
 }
 
-Status KvmVcpu::set_events(const cpu::CpuState& state) {
+Status KvmVcpu::set_events(const cpu::CpuState& state, bool keep_interrupt) {
   if (state.in_smm)
     return fail("KVM is not asked for system management mode by husk, and CPU {} is in it", deps_.index);
-  kvm_vcpu_events events{};
+  kvm_vcpu_events events{}, before{};
+  if (keep_interrupt && call(fd_.get(), KVM_GET_VCPU_EVENTS, &before) == 0 && before.interrupt.injected &&
+      !before.interrupt.soft) {
+    events.interrupt.injected = 1;
+    events.interrupt.nr = before.interrupt.nr;
+  }
   events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
   events.interrupt.shadow = state.interrupt_shadow ? KVM_X86_SHADOW_INT_STI : 0;
   events.nmi.pending = state.nmi_pending;
@@ -163,7 +168,7 @@ void KvmVcpu::reset(bool bootstrap) {
   attention_.store(0);
   cpu::CpuState state = cpu::reset_state(deps_.model.signature());
   if (!bootstrap) state.activity = cpu::Activity::wait_for_sipi;
-  if (const auto set = set_state(state); !set)
+  if (const auto set = replace_state(state, false); !set)
     accel_.deps_.log.error("reset of CPU {}: {}", deps_.index, set.error().text());
 }
 
@@ -173,7 +178,7 @@ void KvmVcpu::init_by_signal() {
   cpu::CpuState state = cpu::init_state(get_state(), deps_.model.signature());
   // The boot processor begins at the reset vector, the others wait (SDM vol. 3, 9.4.3).
   state.activity = (deps_.interrupts.apic_base() & 0x100) ? cpu::Activity::running : cpu::Activity::wait_for_sipi;
-  if (const auto set = set_state(state); !set)
+  if (const auto set = replace_state(state, false); !set)
     accel_.deps_.log.error("INIT of CPU {}: {}", deps_.index, set.error().text());
 }
 

@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+# husk: boot time and exits of husk, QEMU and kvmtool on KVM, side by side in the nested bed
+"""Boots Debian's cloud kernel to its init with each VMM in turn, and counts.
+
+    bed.py --timeout 900 tests/kvm/boot_peers.py --husk PROGRAM [--qemu PROGRAM] [--kvmtool PROGRAM] [--rounds N]
+
+Prints for each boot the time until init runs (of the host) and KVM's counts of exits until then. All get one CPU, 512 MiB
+and the same kernel, initramfs and command line.
+"""
+import argparse
+import pathlib
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import bed  # noqa: E402
+
+COUNTS = ("exits", "io_exits", "mmio_exits", "halt_exits", "irq_window_exits", "signal_exits", "irq_injections")
+MARK = b"INIT RUNS"
+INIT = """#!/bin/busybox sh
+echo INIT RUNS
+/bin/busybox sleep 3
+/bin/busybox poweroff -f
+"""
+LINE = "console=ttyS0 quiet panic=-1"
+
+
+def initramfs(path, cache):
+    path.write_bytes(b"".join([bed.cpio_entry("bin", 0o040755), bed.cpio_entry("dev", 0o040755),
+                               bed.cpio_entry("dev/console", 0o020600, device=(5, 1)),
+                               bed.cpio_entry("bin/busybox", 0o100755, (cache / "busybox").read_bytes()),
+                               bed.cpio_entry("init", 0o100755, INIT.encode()), bed.cpio_entry("TRAILER!!!", 0)]))
+
+
+def counts():
+    root = pathlib.Path("/sys/kernel/debug/kvm")
+    return {name: int((root / name).read_text()) for name in COUNTS if (root / name).exists()}
+
+
+def boot(line):
+    """(seconds until init, counts at that time), or None."""
+    begin = time.monotonic()
+    vmm = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = b""
+    result = None
+    try:
+        while chunk := vmm.stdout.read1(4096):
+            said += chunk
+            if MARK in said:
+                result = time.monotonic() - begin, counts()
+                break
+            if time.monotonic() - begin > 120:
+                break
+    finally:
+        vmm.kill()
+        vmm.wait()
+    if result is None:
+        print(said.decode("utf-8", "replace")[-1500:])
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Boots with each VMM and counts.")
+    parser.add_argument("--husk", required=True)
+    parser.add_argument("--qemu", default="qemu-system-x86_64")
+    parser.add_argument("--kvmtool")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpu", default="max,-xsave", help="husk's CPU model")
+    options = parser.parse_args()
+    cache = bed.guest_cache(None)
+    kernel, initrd = str(cache / "cloud/vmlinuz"), "/dev/shm/initrd"
+    initramfs(pathlib.Path(initrd), cache)
+    lines = {
+        "husk": [options.husk, "run", kernel, "--initrd", initrd, "--accel", "kvm", "--cpu", options.cpu, "-m", "512M",
+                 "--append", LINE],
+        "qemu q35": [options.qemu, "-machine", "q35", "-accel", "kvm", "-cpu", "host,-xsave", "-m", "512", "-nodefaults",
+                     "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", initrd, "-append",
+                     LINE],
+        "qemu microvm": [options.qemu, "-machine", "microvm,acpi=off", "-accel", "kvm", "-cpu", "host,-xsave", "-m", "512",
+                         "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd",
+                         initrd, "-append", LINE],
+    }
+    if options.kvmtool:
+        lines["kvmtool"] = [options.kvmtool, "run", "-k", kernel, "-i", initrd, "-m", "512", "-c", "1", "-p", LINE,
+                            "--console", "serial"]
+    for _ in range(options.rounds):
+        for name, line in lines.items():
+            result = boot(line)
+            if result:
+                print(f"{name}: {result[0]:.2f} s " + " ".join(f"{key}={value}" for key, value in result[1].items()),
+                      flush=True)
+            else:
+                print(f"{name}: no init", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

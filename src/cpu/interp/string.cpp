@@ -150,7 +150,7 @@ Flow repeat_while(Core& core, const Insn& insn, One&& one, Skip&& skip) {
       // The last element is left to `one`, for the flags; so is the last one of what `skip` could see, since the next may
       // fault.
       const std::uint64_t passed = skip(r, std::min(budget, r.count()) - 1);
-      r.take(passed);
+      if (passed != 0) r.take(passed);
       budget -= passed;
     }
     if (one(r) == Flow::fault) return Flow::fault;

@@ -181,7 +181,8 @@ void Translator::emit_jump_indirect(const Item& item) {
     hot_.rr(0x3B, kHostR11, kHostR10);
     hot_.jcc(kNotZero, cold_slow(item));
   }
-  hot_.jmp(e_.stubs_.indirect[core_.mmu_index_]);
+  // In line, so that the host predicts each such jump for itself.
+  e_.emit_indirect(hot_, core_.mmu_index_, e_.stubs_.look_up);
   for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = nullptr;
   open_count_ = 0;
 }

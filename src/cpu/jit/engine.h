@@ -73,6 +73,7 @@ class Engine final : public interp::CodeEngine {
     std::uint8_t* call_spilled = nullptr;  ///< R11 CallSite
     std::uint8_t* call_host = nullptr;
     std::uint8_t* link_host = nullptr;  ///< R11 LinkSite
+    std::uint8_t* look_up = nullptr;       ///< R10 guest address, flags spilled: without the jump table
     std::uint8_t* indirect[3] = {};     ///< R10 guest address, flags spilled; by MMU index
     std::uint8_t* base_return = nullptr;
   };
@@ -90,7 +91,7 @@ class Engine final : public interp::CodeEngine {
   void emit_load_registers(Emitter& e) const;
   std::uint8_t* emit_trampoline(Emitter& e, Glue glue);
   void emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::uint8_t* wander);
-  std::uint8_t* emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow);
+  void emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow) const;
 
   static const std::uint8_t* glue_call(interp::Core* core, void* site);
   static const std::uint8_t* glue_slow(interp::Core* core, void* site);

@@ -218,29 +218,23 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   e.jmp(from_core);
 }
 
-std::uint8_t* Engine::emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow) {
-  std::uint8_t* const start = e.at;
+/// R10: guest address. The flags are spilled; `slow` has the jump looked up.
+void Engine::emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow) const {
   const std::int32_t entries = gs(context_.jumps[table][0]);
   e.cmp_gs_imm8(gs(core_.attention_), 0);
-  std::uint8_t* const attention = e.jcc_forward(kNotZero);
+  e.jcc(kNotZero, slow);
   e.mov(kHostR11, kHostR10, false);
   e.shift_imm(5, kHostR11, kJumpBits, false);
   e.rr(0x33, kHostR11, kHostR10, false);
   e.alu_imm(4, kHostR11, kJumpEntries - 1, false);
   e.shift_imm(4, kHostR11, 4, false);
   e.gs(0x3B, kHostR10, entries + static_cast<std::int32_t>(offsetof(JumpEntry, rip)), true, kHostR11);
-  std::uint8_t* const miss = e.jcc_forward(kNotZero);
+  e.jcc(kNotZero, slow);
   e.gs(0x8B, kHostR11, entries + static_cast<std::int32_t>(offsetof(JumpEntry, host)), true, kHostR11);
-  e.store_gs(gs(context_.resume), kHostR11);
   e.alu_imm(4, kHostR10, -4096);
   e.store_gs(gs(context_.page_base), kHostR10);
-  emit_restore_flags(e, kHostR11);
-  e.gs(0xFF, 4, gs(context_.resume), false);
-  e.bind(attention);
-  e.bind(miss);
-  e.store_gs(gs(context_.jump_target), kHostR10);
-  e.jmp(slow);
-  return start;
+  emit_restore_flags(e, kHostR10);
+  e.jmp_reg(kHostR11);
 }
 
 void Engine::make_stubs() {
@@ -346,14 +340,18 @@ void Engine::make_stubs() {
   std::uint8_t* const wander = emit_trampoline(e, &Engine::glue_wander);
   for (unsigned mmu_index = 0; mmu_index < 3; ++mmu_index)
     for (const bool write : {false, true}) emit_misses(e, mmu_index, write, wander);
-  std::uint8_t* const indirect_slow = emit_trampoline(e, &Engine::glue_indirect);
-  for (unsigned table = 0; table < 3; ++table) stubs_.indirect[table] = emit_indirect(e, table, indirect_slow);
+  stubs_.look_up = e.at;
+  e.store_gs(gs(context_.jump_target), kHostR10);
+  (void)emit_trampoline(e, &Engine::glue_indirect);
+  for (unsigned table = 0; table < 3; ++table) {
+    stubs_.indirect[table] = e.at;
+    emit_indirect(e, table, stubs_.look_up);
+  }
   stubs_.base_return = e.at;
   Emitter::set_relative(base_return_place, e.at);
   e.lea(kHostRsp, {kHostRsp, HostAddress::kNone, 0, -8});
   // The privilege is not known here: the slow way does not ask.
-  e.store_gs(gs(context_.jump_target), kHostR10);
-  e.jmp(indirect_slow);
+  e.jmp(stubs_.look_up);
   cache_.use(e.at, cache_.cold());
 }
 

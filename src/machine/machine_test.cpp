@@ -52,6 +52,36 @@ TEST_F(MachineTest, StartsAtTheResetVectorAndEndsByDebugExit) {
   EXPECT_FALSE(machine->running());
 }
 
+// SDM vol. 1, 8.7.2; ICH9 data sheet, COPROC_ERR: without CR0.NE an x87 error comes as IRQ 13, INT 75h on a PC.
+TEST_F(MachineTest, X87ErrorWithoutNumericErrorComesAsInterrupt13) {
+  const auto machine = make(
+      options(rom_with({
+          0x31, 0xC0, 0x8E, 0xD8, 0x8E, 0xD0, 0xBC, 0x00, 0x10,  // xor ax, ax; mov ds, ax; mov ss, ax; mov sp, 1000h
+          0x66, 0xB9, 0x1B, 0x00, 0x00, 0x00, 0x66, 0x31, 0xC0,  // mov ecx, IA32_APIC_BASE; xor eax, eax
+          0x66, 0x31, 0xD2, 0x0F, 0x30,        // xor edx, edx; wrmsr: no local APIC, the 8259s reach the CPU
+          0xC7, 0x06, 0xD4, 0x01, 0x6D, 0x00,  // mov word [75h * 4], handler
+          0xC7, 0x06, 0xD6, 0x01, 0x00, 0xF0,  // mov word [75h * 4 + 2], F000h
+          0xB0, 0x11, 0xE6, 0x20, 0xE6, 0xA0,  // ICW1 of both 8259s
+          0xB0, 0x08, 0xE6, 0x21, 0xB0, 0x70, 0xE6, 0xA1,        // ICW2: 08h and 70h
+          0xB0, 0x04, 0xE6, 0x21, 0xB0, 0x02, 0xE6, 0xA1,        // ICW3
+          0xB0, 0x01, 0xE6, 0x21, 0xE6, 0xA1,                    // ICW4
+          0xB0, 0xFB, 0xE6, 0x21, 0xB0, 0xDF, 0xE6, 0xA1,        // masks: only the cascade and IRQ 13 open
+          0x30, 0xDB, 0xFB, 0xDB, 0xE3,                          // xor bl, bl; sti; fninit
+          0xC7, 0x06, 0x00, 0x05, 0x7B, 0x03,                    // mov word [500h], 37Bh: zero divide unmasked
+          0xD9, 0x2E, 0x00, 0x05, 0xB9, 0x03, 0x00,              // fldcw [500h]; mov cx, 3
+          0xD9, 0xE8, 0xD9, 0xEE, 0xDE, 0xF9,                    // again: fld1; fldz; fdivp st(1), st
+          0x9B, 0xDB, 0xE3, 0xD9, 0x2E, 0x00, 0x05, 0xE2, 0xF1,  // fwait; fninit; fldcw [500h]; loop again
+          0x88, 0xD8, 0xE6, 0xF4, 0xF4,                          // mov al, bl; out F4h, al; hlt
+          0xFE, 0xC3, 0xE6, 0xF0, 0xDB, 0xE2,                    // handler: inc bl; out F0h, al; fnclex
+          0xB0, 0x20, 0xE6, 0xA0, 0xE6, 0x20, 0xCF,              // mov al, 20h; out A0h, al; out 20h, al; iret
+      })),
+      events_);
+  machine->resume();
+  run_until([&] { return !events_.empty(); });
+  EXPECT_EQ(events_[0].kind, MachineEvent::Kind::debug_exit);
+  EXPECT_EQ(events_[0].status, 3 * 2 + 1) << "one interrupt for each of the three errors";
+}
+
 TEST_F(MachineTest, TwoMachinesRunAtOnceInOneProcess) {
   // Each counts a word at 500h up to 10,000 and tells its low byte plus its own number.
   const auto counting = [](std::uint8_t number) {

@@ -42,7 +42,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   auto loop = host::EventLoop::create().value();
   Log log;
   auto context = block::Context::create(*loop, log, block::EngineChoice::threads).value();
-  auto memory = std::make_unique<block::Overlay>(*context, nullptr, 0);
+  auto memory = std::make_unique<block::Overlay>(nullptr, 0);
   memory->set_growable();
   std::vector<std::uint8_t> piece(256);
   for (std::size_t at = 2; at + 4 <= size;) {

@@ -37,7 +37,7 @@ struct Bed {
 
 std::unique_ptr<block::Node> store(Bed& bed, bool in_memory) {
   if (in_memory) {
-    auto memory = std::make_unique<block::Overlay>(*bed.context, nullptr, 0);
+    auto memory = std::make_unique<block::Overlay>(nullptr, 0);
     memory->set_growable();
     return memory;
   }

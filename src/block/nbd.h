@@ -63,7 +63,6 @@ class Nbd final : public Node {
   std::uint64_t size_ = 0;
   bool server_read_only_ = false, can_trim_ = false, can_zero_ = false, can_flush_ = false, can_fua_ = false;
   std::list<std::unique_ptr<Work>> works_;
-  unsigned in_callback_ = 0;
   bool connecting_ = false;
   std::vector<std::move_only_function<void()>> drained_;
 };

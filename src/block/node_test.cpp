@@ -190,7 +190,7 @@ TEST_F(Nodes, AThrottleLetsThroughItsRateAndNoMore) {
     }
   EXPECT_NEAR(later, 100, 1);
 
-  Throttle node(*context_, std::make_unique<Overlay>(*context_, nullptr, 1 << 20), limits, [&] { return now; });
+  Throttle node(*context_, std::make_unique<Overlay>(nullptr, 1 << 20), limits, [&] { return now; });
   Bytes bytes(512, 1);
   const core::BlockSpan span = bytes;
   unsigned done = 0;

@@ -190,7 +190,7 @@ Result<std::unique_ptr<Node>> open_disk(Context& context, const DiskOptions& opt
     return fail("'{}' is {}; it has no snapshots", options.path, node->driver());
   if (options.temporary) {
     const std::uint64_t size = node->info().size;
-    node = std::make_unique<Overlay>(context, std::move(node), size);
+    node = std::make_unique<Overlay>(std::move(node), size);
   }
   if (options.throttle.any()) node = std::make_unique<Throttle>(context, std::move(node), options.throttle);
   return node;

@@ -16,9 +16,8 @@ struct Overlay::Work {
   core::BlockSpan span;
 };
 
-Overlay::Overlay(Context& context, std::unique_ptr<Node> below, std::uint64_t size)
-    : context_(context),
-      below_(std::move(below)),
+Overlay::Overlay(std::unique_ptr<Node> below, std::uint64_t size)
+    : below_(std::move(below)),
       size_(size),
       below_size_(below_ ? std::min(size, below_->info().size) : 0),
       name_(below_ ? below_->name() : "memory") {}

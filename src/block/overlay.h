@@ -15,7 +15,7 @@ namespace husk::block {
 /// is an empty disk in memory.
 class Overlay final : public Node {
  public:
-  Overlay(Context& context, std::unique_ptr<Node> below, std::uint64_t size);
+  Overlay(std::unique_ptr<Node> below, std::uint64_t size);
   const std::string& name() const override { return name_; }
   std::string_view driver() const override { return "memory"; }
   bool growable() const override { return growable_; }
@@ -41,7 +41,6 @@ class Overlay final : public Node {
   void finish(core::BlockCompletion& completion, int error);
   bool zero_below(std::uint64_t offset) const;
 
-  Context& context_;
   std::unique_ptr<Node> below_;
   std::uint64_t size_, below_size_;
   std::string name_;

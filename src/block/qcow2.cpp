@@ -362,15 +362,20 @@ bool Image::step_write(Job& job) {
       job_failed(job, EIO);
       return;
     }
+    if (job.allocate_only) {
+      // What has content, or a place, has what it needs; of a cluster that is empty in part nothing can be said.
+      const Entry entry = load_entry(*slice, guest);
+      if (run.kind == Kind::normal || run.kind == Kind::compressed || has_host(entry)) {
+        job.position = std::min(limit, std::max(guest + run.length, align_down(guest, cluster_) + cluster_));
+        return l2_cache_->unpin(*slice);
+      }
+      limit = guest + run.length;
+    }
     if (run.kind != Kind::normal || !run.owned) {
       start_growth(job, *slice, guest, limit - guest);
       return;
     }
     l2_cache_->unpin(*slice);
-    if (job.allocate_only) {
-      job.position += run.length;
-      return;
-    }
     if (!external_) {
       for (std::uint64_t at = align_down(run.host, cluster_); at < run.host + run.length; at += cluster_) {
         if (!overlaps_metadata(at)) continue;

@@ -297,15 +297,25 @@ void Image::resize_to(std::uint64_t size, Preallocation preallocation, core::Blo
     }
     const auto allocated = [this, size, before, preallocation, shared](int failed) {
       if (failed != 0 || preallocation == Preallocation::off || size <= before) return (*shared)(failed);
-      preallocate(before, size, [shared](int result_of) { (*shared)(result_of); });
+      preallocate(before, size, [this, preallocation, shared](int result_of) {
+        if (result_of != 0 || external_) return (*shared)(result_of);
+        // New clusters lie at the file's end; the file reaches as far, with its space reserved if that is wanted.
+        const std::uint64_t end = next_cluster_ << cluster_bits_;
+        if (end <= file_->info().size || !file_->growable()) return (*shared)(0);
+        file_->resize_to(end, preallocation == Preallocation::metadata ? Preallocation::off : preallocation,
+                         [shared](int resized) { (*shared)(resized); });
+      });
     };
     if (!external_) return allocated(0);
     external_->resize_to(size, preallocation == Preallocation::metadata ? Preallocation::off : preallocation,
                          allocated);
   };
-  // What the last cluster holds beyond the end must not come to light when the disk grows over it.
-  if (size > before && before % cluster_ != 0) {
-    const std::uint64_t stop = std::min(size, align_up(before, cluster_));
+  // What the last cluster holds beyond the end must not come to light when the disk grows over it; nor what a longer
+  // backing file has there.
+  std::uint64_t stop = align_up(before, cluster_);
+  if (backing_) stop = std::max(stop, backing_->info().size);
+  stop = std::min(stop, size);
+  if (stop > before) {
     exclusively(change, [this, before, stop, grown, shared](Status result) mutable {
       if (!result) return grown(std::move(result));
       submit({.op = core::BlockOp::write_zeroes,

@@ -209,6 +209,35 @@ TEST_F(Qcow2, ResizesBothWaysWithoutShowingOldData) {
   expect_clean(path("r.qcow2"));
 }
 
+TEST_F(Qcow2, GrowsToZeroesWhateverLiesThere) {
+  write_content(path("long.raw"), Bytes(4 << 20, 0x99));
+  qemu_create(fmt::format("-f qcow2 -F raw -b long.raw {} 1000k", path("o.qcow2")));
+  auto over = open({.path = path("o.qcow2")});
+  EXPECT_EQ(context_->wait([&](core::BlockCompletion done) { over->resize(3 << 20, std::move(done)); }), 0);
+  Bytes model(3 << 20);
+  std::fill_n(model.begin(), 1000 << 10, std::uint8_t{0x99});
+  EXPECT_EQ(read(*over, 0, model.size()), model);
+  close(over);
+  EXPECT_EQ(qemu_content(path("o.qcow2")), model);
+
+  // Preallocated clusters that were used before.
+  for (const Preallocation mode : {Preallocation::metadata, Preallocation::falloc, Preallocation::full}) {
+    qemu_create(fmt::format("-f qcow2 {} 4M", path("p.qcow2")));
+    auto node = open({.path = path("p.qcow2"), .discard = false});
+    EXPECT_EQ(write(*node, 0, Bytes(4 << 20, 0x66)), 0);
+    EXPECT_EQ(context_->wait([&](core::BlockCompletion done) { node->resize(1 << 20, std::move(done)); }), 0);
+    EXPECT_EQ(context_->wait([&](core::BlockCompletion done) { node->resize_to(8 << 20, mode, std::move(done)); }), 0);
+    Bytes expected(8 << 20);
+    std::fill_n(expected.begin(), 1 << 20, std::uint8_t{0x66});
+    EXPECT_EQ(read(*node, 0, expected.size()), expected);
+    close(node);
+    expect_clean(path("p.qcow2"));
+    EXPECT_EQ(qemu_content(path("p.qcow2")), expected);
+    EXPECT_THAT(run_command("qemu-img map --output=json " + path("p.qcow2")).output,
+                ::testing::Not(::testing::HasSubstr("\"present\": false")));
+  }
+}
+
 TEST_F(Qcow2, KeepsDataInAnExternalFile) {
   for (const char* raw : {"off", "on"}) {
     std::filesystem::remove(path("data"));

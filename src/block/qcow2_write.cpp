@@ -68,7 +68,11 @@ void Image::growth_placed(Growth& g, int error, std::uint64_t host, std::uint64_
   }
   if (job.allocate_only) {
     job.position = g.data_end;
-    return growth_link(g, 0);
+    // The data file of an external one reads as zeroes where it is new; so does our own, beyond what was ever written.
+    if (g.virgin || external_) return growth_link(g, 0);
+    g.copy = g.start;
+    g.head.assign(g.clusters * cluster_, 0);
+    return growth_write(g);
   }
   const auto zero = [&](std::uint64_t from, std::uint64_t to) {
     to = std::min(to, meta_.header.size);

@@ -136,8 +136,8 @@ Result<std::string> create_image(Session& session, Creation creation) {
   if (options.raw_data_file && options.data_file.empty()) return fail("data_file_raw wants a data_file");
   if (options.raw_data_file && !creation.backing.empty())
     return fail("a raw data file and a backing file do not go together");
-  if (mode != Preallocation::off && !creation.backing.empty() && !options.extended_l2)
-    return fail("preallocation and a backing file do not go together without extended_l2");
+  if (mode != Preallocation::off && !creation.backing.empty())
+    return fail("preallocation and a backing file do not go together: it would hide the backing file");
 
   Qcow2Text text;
   text.add("cluster_size", cluster);

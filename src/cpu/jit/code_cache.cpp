@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/bits.h"
+#include "cpu/jit/emitter.h"
 
 namespace husk::cpu::jit {
 
@@ -107,6 +108,22 @@ void CodeCache::remove(Block& block) {
       break;
     }
   while (block.incoming) unlink(*block.incoming);
+  forward(block);
+}
+
+void CodeCache::forward(Block& block) {
+  // No room for it: the owner empties the cache before anything runs again.
+  if (cold_ + 64 > cold_end_) return;
+  LinkSite& site = new_link_site();
+  Emitter cold{cold_};
+  site.unlinked = running(cold.at);
+  site.offset = static_cast<std::int32_t>(reinterpret_cast<std::uintptr_t>(block.code) & (mem::kPageSize - 1));
+  cold.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+  cold.jmp(link_stub_);
+  Emitter entry{block.written_entry};
+  entry.jmp(cold_);
+  site.patch = entry.at - 4;
+  cold_ = cold.at;
 }
 
 void CodeCache::forget(const std::uint8_t* code, std::uint32_t key) {

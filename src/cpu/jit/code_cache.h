@@ -19,6 +19,7 @@ struct Block {
   const std::uint8_t* code =
       nullptr;  ///< host address of the first guest byte: identity of the code, whatever maps to it
   const std::uint8_t* entry = nullptr;  ///< running address
+  std::uint8_t* written_entry = nullptr;  ///< the same, where it is written
   std::uint32_t key = 0;
   std::uint16_t bytes = 0;
   std::uint64_t looked_at = 0;  ///< granules of the page whose bytes the translation relies on besides its own
@@ -89,8 +90,12 @@ class CodeCache {
   /// True if the page has none left.
   bool written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length, unsigned& dropped);
 
-  /// Takes a block out, so that it is translated anew when it is next wanted. Its code stays.
+  /// Takes a block out, so that it is translated anew when it is next wanted. Its code stays, but begins with a jump
+  /// that asks for the new one: jump tables may still lead to it.
   void forget(const std::uint8_t* code, std::uint32_t key);
+
+  /// Where code that asks for a link begins (written address): R11 LinkSite.
+  void set_link_stub(const std::uint8_t* stub) { link_stub_ = stub; }
 
   MemorySite& new_memory_site() { return memory_sites_.emplace_back(); }
   CallSite& new_call_site() { return call_sites_.emplace_back(); }
@@ -114,10 +119,12 @@ class CodeCache {
   }
   void point(LinkSite& site, const std::uint8_t* running_target);
   void remove(Block& block);
+  void forward(Block& block);
 
   std::unique_ptr<CodeMemory> memory_;
   std::uint8_t *hot_, *hot_begin_, *hot_end_;
   std::uint8_t *cold_, *cold_begin_, *cold_end_;
+  const std::uint8_t* link_stub_ = nullptr;
   std::vector<Block*> buckets_ = std::vector<Block*>(std::size_t{1} << kBucketBits);
   std::unordered_map<const std::uint8_t*, Page> pages_;
   std::deque<Block> blocks_;

@@ -59,6 +59,7 @@ Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory)
     for (auto& table : tables)
       for (TlbSlot& slot : table) make_empty(slot, kEmpty);
   make_stubs();
+  cache_.set_link_stub(stubs_.link_host);
   cache_.keep_all();
   reset_jumps(false);
 }
@@ -184,14 +185,8 @@ bool Engine::code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64
   if (dropped) {
     statistics_.dropped += dropped;
     code_dropped_ = true;
-    forget_jumps();
   }
   return none_left;
-}
-
-void Engine::forget_jumps() {
-  const JumpEntry none{invalid_page_, nullptr};
-  for (auto& table : context_.jumps) std::fill(std::begin(table), std::end(table), none);
 }
 
 std::uint32_t Engine::key() const {
@@ -371,12 +366,21 @@ const std::uint8_t* Engine::glue_call(Core* core, void* site_pointer) {
 
 const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   Engine& self = *static_cast<Engine*>(core->engine_);
-  const MemorySite& site = *static_cast<const MemorySite*>(site_pointer);
+  MemorySite& site = *static_cast<MemorySite*>(site_pointer);
   ++self.statistics_.slow_accesses;
   self.take_state();
   core->s.rip = self.context_.page_base + site.offset;
-  const Flow flow = core->execute_uncached();
-  return self.after_instruction(flow, 0, site.after);
+  // An instruction that reaches into the next page is fetched anew, whatever is mapped there now.
+  if (!site.code) return self.after_instruction(core->execute_uncached(), 0, site.after);
+  if (!site.insn) {
+    CallSite& decoded = self.cache_.new_call_site();
+    HUSK_CHECK(decode({site.code, site.length}, core->code_size_, decoded.insn) == DecodeStatus::ok);
+    decoded.insn.handler = core->select_handler(decoded.insn);
+    site.insn = &decoded.insn;
+  }
+  ++core->instructions_;
+  const Flow flow = site.insn->handler(*core, *site.insn);
+  return self.after_instruction(flow, site.insn->length, site.after);
 }
 
 const std::uint8_t* Engine::glue_need_x87(Core* core, void* resume) {
@@ -396,7 +400,6 @@ const std::uint8_t* Engine::glue_wander(Core* core, void* site_pointer) {
   self.wandering_.insert(site.code);
   ++self.statistics_.wandering;
   self.cache_.forget(site.block, site.key);
-  self.forget_jumps();
   return self.dispatch();
 }
 

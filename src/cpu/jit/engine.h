@@ -120,7 +120,6 @@ class Engine final : public interp::CodeEngine {
   void take_state();  ///< from translated code's form to CpuState's
   void give_state();
   void reset_jumps(bool keep_global);
-  void forget_jumps();
   void reset_slots(bool keep_global);
   /// Puts every slot of either kind and of that privilege out of use whose {linear page, host page} `drops` says so of.
   template <class Drops>

@@ -83,6 +83,7 @@ void Translator::emit_check(const Item& item, unsigned bytes, bool write, unsign
   site.last = static_cast<std::uint8_t>(bytes - 1);
   site.patience = kPatience;
   site.code = page_ + item.offset;
+  site.length = item.insn.length;
   site.block = page_ + items_[0].offset;
   site.key = key_;
   const auto in_page = [&](unsigned reg) {
@@ -124,6 +125,8 @@ void Translator::emit_check(const Item& item, unsigned bytes, bool write, unsign
 std::uint8_t* Translator::cold_slow(const Item& item) {
   MemorySite& site = e_.cache_.new_memory_site();
   site.offset = item.offset;
+  site.code = page_ + item.offset;
+  site.length = item.insn.length;
   open_sites_[open_count_++] = &site;
   std::uint8_t* const start = cold_.at;
   cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
@@ -389,6 +392,7 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   Block block;
   block.code = page_ + start;
   block.entry = e_.cache_.running(hot_.at);
+  block.written_entry = hot_.at;
   block.key = key;
   for (unsigned i = 0; i < count_; ++i) emit(items_[i]);
   const bool open = count_ == 0 || !ends_block(items_[count_ - 1]);

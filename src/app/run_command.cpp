@@ -45,7 +45,8 @@ std::unique_ptr<CLI::App> make_parser(Written& written) {
   app->add_option("--cpus", written.cpus, "N[,sockets=N,cores=N,threads=N] (1)")->type_name("N")->group(machine);
   app->add_option("--cpu", written.cpu, "MODEL[,+FEATURE][,-FEATURE] (max)")->type_name("MODEL")->group(machine);
   app->add_option("--accel", written.accelerators,
-                  "accelerators in the order to try: jit, husk's own CPU; interp, the same without translation; kvm is refused until husk has it")
+                  "accelerators in the order to try: kvm, the host's virtualization; jit, husk's own CPU; interp, the same "
+                  "without translation (kvm where it is fast, else jit)")
       ->type_name("LIST")
       ->group(machine);
   app->add_option("--device", written.devices, "isa-debug-exit, isa-debugcon or pc-testdev with its properties")

@@ -21,7 +21,7 @@ constexpr std::uint64_t kTables = arena::kSize, kTablesEach = 0x8000;
 constexpr std::uint64_t kLongUser = kTables, kLongKernel = kTables + kTablesEach,
                         kLegacyUser = kTables + 2 * kTablesEach, kLegacyKernel = kTables + 3 * kTablesEach;
 constexpr std::uint64_t kTablesEnd = kTables + 4 * kTablesEach;
-constexpr std::uint64_t kRamSize = 0x80000;
+constexpr std::uint64_t kRamSize = kTablesEnd;
 constexpr std::uint64_t kPage = 4096;
 constexpr unsigned kMostExceptions = 40;
 
@@ -88,7 +88,7 @@ SequenceMachine::SequenceMachine(const Engine& engine)
   build_tables(kLegacyUser, false, true);
   build_tables(kLegacyKernel, false, false);
   pristine_.assign(ram, ram + kTablesEnd);
-  engine_.prepare(*core_);
+  code_engine_ = engine_.prepare(*core_);
   core_->trace = &first_;
   core_->trace_mask = TraceSink::kExceptions;
 }
@@ -138,7 +138,13 @@ void SequenceMachine::set_up(const Sequence& sequence, const Program& program) {
   std::uint8_t* const ram = ram_->data();
   tables_ = tables_of(sequence.mode);
   std::memcpy(ram, pristine_.data(), arena::kSize);
-  std::memcpy(ram + tables_, pristine_.data() + tables_, kTablesEach);
+  if (sequence.mode == SequenceMode::real16) {
+    // It reaches all of the memory; and what only one of two machines ran must leave nothing.
+    std::memcpy(ram + kTables, pristine_.data() + kTables, kTablesEnd - kTables);
+    ram_->note_write(kTables, kTablesEnd - kTables);
+  } else {
+    std::memcpy(ram + tables_, pristine_.data() + tables_, kTablesEach);
+  }
   for (const DataPatch& patch : sequence.data) std::memcpy(ram + patch.linear, patch.bytes, sizeof patch.bytes);
   std::memcpy(ram + sequence.start, program.code.data(), program.code.size());
   ram_->note_write(0, arena::kSize);
@@ -194,7 +200,6 @@ bool SequenceMachine::resume(const Program& program, Snapshot& last, unsigned co
   CpuState& s = core_->s;
   const auto place = std::find_if(program.places.begin(), program.places.end(),
                                   [&](const Program::Place& p) { return p.rip == s.rip; });
-  if (place != program.places.end()) last.undefined_flags = place->undefined_flags;
   s.activity = Activity::running;
   s.interrupt_shadow = false;
   if (last.why == Snapshot::Why::exception) {
@@ -203,7 +208,7 @@ bool SequenceMachine::resume(const Program& program, Snapshot& last, unsigned co
     if (at_end && !trap && last.event.vector == kUD) last.why = Snapshot::Why::end;
     if (place == program.places.end() || last.why == Snapshot::Why::end) return false;
     if (!trap) s.rip = (place + 1 == program.places.end() ? place : place + 1)->rip;
-    // What was undefined must not be read later on: the instruction that would have defined it has been left out.
+    // What was undefined must not be read later on.
     s.rflags &= ~std::uint64_t{last.undefined_flags};
     if (count > 8) s.rflags &= ~std::uint64_t{kTF};
     if (at_end && !trap) return false;
@@ -217,7 +222,8 @@ bool SequenceMachine::resume(const Program& program, Snapshot& last, unsigned co
   return count < kMostExceptions;
 }
 
-void SequenceMachine::run(const Sequence& sequence, const Program& program, std::uint64_t budget, Run& out) {
+void SequenceMachine::run(const Sequence& sequence, const Program& program, std::uint64_t budget, const Run* reference,
+                          Run& out) {
   set_up(sequence, program);
   out.snapshots.clear();
   out.over_budget = false;
@@ -234,9 +240,22 @@ void SequenceMachine::run(const Sequence& sequence, const Program& program, std:
       break;
     }
     snapshot(first_.seen ? Snapshot::Why::exception : Snapshot::Why::halt, out.snapshots);
+    Snapshot& stop = out.snapshots.back();
+    const std::size_t index = out.snapshots.size() - 1;
+    if (!reference)
+      stop.undefined_flags = notes.undefined_flags;
+    else if (index < reference->snapshots.size())
+      stop.undefined_flags = reference->snapshots[index].undefined_flags;
+    constexpr std::uint32_t kOperandFaults =
+        1u << kDE | 1u << kUD | 1u << kSS_ | 1u << kGP | 1u << kPF_ | 1u << kMF | 1u << kACheck | 1u << kXM;
+    if (ignore_flags_at_faults_ && first_.seen && stop.state.rip != program.places.back().rip &&
+        (kOperandFaults >> stop.event.vector & 1))
+      stop.undefined_flags = static_cast<std::uint16_t>(stop.undefined_flags | kArithmeticFlags);
+    notes.undefined_flags = 0;
     if (!resume(program, out.snapshots.back(), static_cast<unsigned>(out.snapshots.size()))) break;
   }
   out.ambiguous = notes.string_wrote_itself;
+  out.open = notes.open;
   out.instructions = core_->instructions() - begin;
   out.memory.resize(arena::kSize + kTablesEach);
   std::memcpy(out.memory.data(), ram_->data(), arena::kSize);
@@ -288,7 +307,7 @@ class RunComparison {
     const CpuState& t = b.state;
     field("rip", s.rip, t.rip);
     for (unsigned i = 0; i < 16; ++i) field(kGprNames[i], s.gpr[i], t.gpr[i]);
-    const std::uint64_t flags = engine_.undefined_differs ? ~std::uint64_t{a.undefined_flags} : ~std::uint64_t{0};
+    const std::uint64_t flags = engine_.translates ? ~std::uint64_t{a.undefined_flags} : ~std::uint64_t{0};
     field("rflags", s.rflags & flags, t.rflags & flags);
     for (unsigned i = 0; i < 6; ++i) segment(kSegments[i], s.seg[i], t.seg[i]);
     field("cr0", s.cr0, t.cr0);
@@ -322,8 +341,12 @@ class RunComparison {
   void x87(const X87State& a, const X87State& b) {
     field("fcw", a.control, b.control);
     field("fsw", a.status, b.status);
-    field("ftw", a.tag, b.tag);
-    if (!engine_.undefined_differs) {
+    // FXRSTOR takes only which registers are empty, and finds the rest from what they hold.
+    const auto full = [](std::uint16_t tag) { return static_cast<std::uint16_t>(~(tag & tag >> 1) & 0x5555); };
+    if (engine_.translates) {
+      field("registers in use", full(a.tag), full(b.tag));
+    } else {
+      field("ftw", a.tag, b.tag);
       field("fop", a.opcode, b.opcode);
       field("fip", a.ip, b.ip);
       field("fdp", a.dp, b.dp);

@@ -42,17 +42,22 @@ struct Run {
   std::vector<Snapshot> snapshots;
   std::vector<std::uint8_t> memory;  ///< the arena and the page tables at the end
   bool over_budget = false;
-  bool ambiguous = false;  ///< the manuals leave open what it comes to: RunNotes::string_wrote_itself
+  bool ambiguous = false;  ///< nobody has to agree: RunNotes::string_wrote_itself
+  bool open = false;       ///< who translates need not agree: RunNotes::open
   std::uint64_t instructions = 0;
 };
 
 class SequenceMachine {
  public:
   explicit SequenceMachine(const Engine& engine);
+  /// Arithmetic flags do not count where an operand faults: Engine::drops_dead_flags of whatever this is compared with.
+  void ignore_flags_at_faults(bool on) { ignore_flags_at_faults_ = on; }
   /// From the sequence's start state to its UD2, or until control is somewhere else. Exceptions are noted and the
   /// instruction is left out. `budget`: instructions, roughly.
-  void run(const Sequence& sequence, const Program& program, std::uint64_t budget, Run& out);
-  const Engine& engine() const { return engine_; }
+  /// `reference`: the run to be compared with, if this is not it.
+  void run(const Sequence& sequence, const Program& program, std::uint64_t budget, const Run* reference, Run& out);
+  /// False: the engine needs what this host does not allow.
+  bool usable() const { return code_engine_ || !engine_.translates; }
 
  private:
   struct NoInterrupts final : core::CpuInterrupts {
@@ -98,7 +103,9 @@ class SequenceMachine {
   Log log_;
   cpu::CpuModel model_;
   FirstException first_;
+  bool ignore_flags_at_faults_ = false;
   std::unique_ptr<cpu::interp::Core> core_;
+  std::unique_ptr<cpu::interp::CodeEngine> code_engine_;
   std::uint64_t tables_ = 0;  ///< those of the running sequence
 };
 

@@ -53,6 +53,13 @@ class Assembler {
  private:
   /// Flags left undefined when control reaches an item, over every path: branches settle theirs before they leave.
   bool place() {
+    // A store is meant for its one instruction: not for what comes in the place of one that is out.
+    for (std::size_t i = 0; i < sequence_.items.size(); ++i) {
+      const Item& item = sequence_.items[i];
+      if (sequence_.kept[i] && item.kind == Item::Kind::store && item.label < sequence_.items.size() &&
+          !sequence_.kept[item.label])
+        return false;
+    }
     std::vector<bool> is_target(sequence_.items.size() + 1);
     for (std::size_t i = 0; i < sequence_.items.size(); ++i)
       if (sequence_.kept[i] && sequence_.items[i].kind != Item::Kind::plain) is_target[sequence_.items[i].label] = true;
@@ -85,20 +92,12 @@ class Assembler {
       target = false;
       offsets_[i] = at;
       if (!add(item, insn)) return false;
-      const unsigned defined = may_leave_flags(form) ? 0u : form.flags_written;
-      undefined = static_cast<std::uint16_t>((undefined & ~defined) | form.flags_undefined);
+      undefined = undefined_flags_after(insn.form, undefined);
     }
     for (std::size_t i = offsets_.size(); i-- > 0;)
       if (offsets_[i] == ~std::uint64_t{0}) offsets_[i] = offsets_[i + 1];
     return true;
   }
-  /// A count of zero leaves the flags alone, and with them what was undefined.
-  static bool may_leave_flags(const Form& form) {
-    constexpr std::string_view kShifts[] = {"ROL", "ROR", "RCL", "RCR", "SHL", "SHR", "SAR", "SHLD", "SHRD"};
-    return (form.attributes & kAttrRepCond) ||
-           std::find(std::begin(kShifts), std::end(kShifts), form.mnemonic) != std::end(kShifts);
-  }
-
   std::uint64_t linear_of(unsigned label) const { return sequence_.start + offsets_[label]; }
 
   void fix(Piece& piece) const {
@@ -138,6 +137,38 @@ std::optional<SequenceMode> mode_named(std::string_view name) {
   for (const SequenceMode mode : kSequenceModes)
     if (name_of(mode) == name) return mode;
   return {};
+}
+
+bool result_is_open(std::uint16_t form) {
+  static const std::vector<bool> open = [] {
+    std::vector<bool> made(forms().size());
+    constexpr std::string_view kNames[] = {
+        "F2XM1",   "FYL2X",   "FYL2XP1", "FPTAN",    "FPATAN",   "FSIN",     "FCOS",  "FSINCOS",
+        "FNSTENV", "FNSAVE",  "FXSAVE",  "FXSAVE64", "BSF",      "BSR",      "RCPPS", "RCPSS",
+        "RSQRTPS", "RSQRTSS", "VRCPPS",  "VRCPSS",   "VRSQRTPS", "VRSQRTSS", "SHLD",  "SHRD",
+        "LAR",     "LSL",     "RDTSC",   "RDTSCP",   "RDRAND",   "RDSEED",   "RDPID", "RDPMC"};
+    for (std::uint16_t f = 0; f < made.size(); ++f) {
+      const std::string_view m = forms()[f].mnemonic;
+      made[f] = (forms()[f].attributes & kAttrUndefResult) || m.starts_with("XSAVE") ||
+                std::find(std::begin(kNames), std::end(kNames), m) != std::end(kNames);
+    }
+    return made;
+  }();
+  return open[form];
+}
+
+std::uint16_t undefined_flags_after(std::uint16_t form, std::uint16_t before) {
+  static const std::vector<bool> may_leave = [] {
+    // A count of zero leaves the flags alone, and with them what was undefined.
+    constexpr std::string_view kShifts[] = {"ROL", "ROR", "RCL", "RCR", "SHL", "SHR", "SAR", "SHLD", "SHRD"};
+    std::vector<bool> made(forms().size());
+    for (std::uint16_t f = 0; f < made.size(); ++f)
+      made[f] = (forms()[f].attributes & kAttrRepCond) ||
+                std::find(std::begin(kShifts), std::end(kShifts), forms()[f].mnemonic) != std::end(kShifts);
+    return made;
+  }();
+  const unsigned defined = may_leave[form] ? 0u : forms()[form].flags_written;
+  return static_cast<std::uint16_t>((before & ~defined) | forms()[form].flags_undefined);
 }
 
 std::optional<Program> assemble(const Sequence& sequence) { return Assembler(sequence).run(); }

@@ -85,6 +85,12 @@ struct Program {
 /// read, or at branches, a CMP comes between if `settle_flags`. Nothing if a branch does not reach.
 std::optional<Program> assemble(const Sequence& sequence);
 
+/// Results that the manuals leave open, or state that not every way to execute keeps, like the x87's pointers: whoever
+/// executes such a form may differ from others without being wrong.
+bool result_is_open(std::uint16_t form);
+/// Flags that are undefined behind an instruction, if `before` were before it.
+std::uint16_t undefined_flags_after(std::uint16_t form, std::uint16_t before);
+
 /// The instructions as text (Intel syntax, by Zydis), a line each with address and bytes.
 std::string disassembly(const Sequence& sequence, const Program& program);
 

@@ -22,8 +22,9 @@ struct SequenceCampaignOptions {
   std::uint64_t count = 0;            ///< of sequences; 0: no limit
   std::chrono::milliseconds time{0};  ///< 0: no limit
   unsigned most_differences = 3;      ///< then it ends
+  bool all_flags = false;             ///< hold Engine::drops_dead_flags against the subject
   SequenceOptions sequences;
-  std::vector<unsigned> keep;  ///< of a single sequence: only these items
+  std::vector<unsigned> keep;  ///< of the last sequence: only these items
 };
 
 struct SequenceDifference {
@@ -78,9 +79,12 @@ class SequenceCampaign {
 
  private:
   void take(const Sequence& sequence, std::uint64_t number, std::vector<std::string> lines, SequenceReport& report);
-  void shrink(Sequence& sequence, std::vector<std::string>& lines);
+  Sequence made(std::uint64_t number);
+  /// Compares on fresh machines that have run the `before` sequences in front of this one.
+  std::vector<std::string> compare_after(std::uint64_t before, std::uint64_t number, const Sequence& sequence);
+  void shrink(Sequence& sequence, std::uint64_t number, std::uint64_t before, std::vector<std::string>& lines);
   std::string describe(const Sequence& sequence, std::uint64_t number, const std::vector<std::string>& lines,
-                       bool alone) const;
+                       std::uint64_t before, bool repeats) const;
 
   SequenceCampaignOptions options_;
   std::unique_ptr<SequenceComparer> comparer_;

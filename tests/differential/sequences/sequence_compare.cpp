@@ -46,8 +46,9 @@ int main(int argc, char** argv) {
   app.add_option("--differences", options.most_differences, "end after so many");
   app.add_option("--shortest", options.sequences.shortest, "instructions");
   app.add_option("--longest", options.sequences.longest, "instructions");
-  app.add_option("--keep", options.keep, "of one sequence, only the items of these numbers")->delimiter(',');
+  app.add_option("--keep", options.keep, "of the last sequence, only the items of these numbers")->delimiter(',');
   app.add_flag("--settle-flags", options.sequences.settle_flags, "let nothing depend on undefined flags and results");
+  app.add_flag("--all-flags", options.all_flags, "compare flags at faults even where nothing can read them");
   app.add_flag("--no-self-modifying", no_self_modifying, "no sequence writes to its own code");
   app.add_flag("--show", show, "print the sequences instead of running them");
   CLI11_PARSE(app, argc, argv);

@@ -92,16 +92,7 @@ std::optional<SequenceGenerator::Group> SequenceGenerator::group_of(std::uint16_
   if (size == CodeSize::bits64 ? (form.attributes & kAttrNo64) : (form.attributes & kAttrOnly64)) return {};
   if (!options_.forms.empty() && !options_.forms[number]) return {};
   const std::string_view m = form.mnemonic;
-  if (options_.settle_flags) {
-    // Undefined results, x87 results to one unit in the last place, or pointers of the x87 that not everybody keeps.
-    if (form.attributes & kAttrUndefResult) return {};
-    if (one_of(m, {"F2XM1",   "FYL2X",   "FYL2XP1", "FPTAN",  "FPATAN",   "FSIN",    "FCOS",
-                   "FSINCOS", "FNSTENV", "FNSAVE",  "BSF",    "BSR",      "RCPPS",   "RCPSS",
-                   "RSQRTPS", "RSQRTSS", "VRCPPS",  "VRCPSS", "VRSQRTPS", "VRSQRTSS"}) ||
-        m.find("XSAVE") != m.npos)
-      return {};
-    if (one_of(m, {"SHLD", "SHRD", "LAR", "LSL"})) return {};
-  }
+  if (options_.settle_flags && result_is_open(number)) return {};
   if (options_.for_host) {
     if (form.attributes & kAttrSystem) return {};
     if (!exceptions_of(number).empty()) return {};
@@ -560,6 +551,7 @@ void SequenceGenerator::add_code_store() {
   }
   // An instruction of just that length, to be put in the place of another one.
   std::optional<EncodedInsn> fresh, old;
+  std::uint16_t fresh_writes = 0;
   Item victim;
   for (unsigned attempt = 0; attempt < 200 && !(fresh && old); ++attempt) {
     Item item;
@@ -568,7 +560,15 @@ void SequenceGenerator::add_code_store() {
     if (item.kind != Item::Kind::plain || (registers_written(item.insn) & pointers_) || item.insn.memory) continue;
     const std::optional<EncodedInsn> bytes = encode(item.insn, size_);
     if (!bytes || bytes->length != size) continue;
+    const Form& form = forms()[item.insn.form];
+    const auto writes = static_cast<std::uint16_t>(form.flags_written | form.flags_undefined);
+    if (options_.settle_flags) {
+      // Flags that the old instruction would have overwritten need not be there for the new one.
+      if (form.flags_read || form.flags_undefined) continue;
+      if (fresh && (writes & ~fresh_writes)) continue;
+    }
     if (!fresh) {
+      fresh_writes = writes;
       fresh = bytes;
     } else {
       old = bytes;

@@ -44,18 +44,21 @@ std::unique_ptr<CLI::App> make_parser(Written& written) {
   app->add_option("-m,--memory", written.memory, "memory, such as 512M or 4G (1G)")->type_name("SIZE")->group(machine);
   app->add_option("--cpus", written.cpus, "N[,sockets=N,cores=N,threads=N] (1)")->type_name("N")->group(machine);
   app->add_option("--cpu", written.cpu, "MODEL[,+FEATURE][,-FEATURE] (max)")->type_name("MODEL")->group(machine);
-  app->add_option("--accel", written.accelerators,
-                  "accelerators in the order to try: kvm, the host's virtualization; jit, husk's own CPU; interp, the same "
-                  "without translation (kvm where it is fast, else jit)")
+  app->add_option(
+         "--accel", written.accelerators,
+         "accelerators in the order to try: kvm, the host's virtualization; jit, husk's own CPU; interp, the same "
+         "without translation (kvm where it is fast, else jit)")
       ->type_name("LIST")
       ->group(machine);
   app->add_option("--device", written.devices, "isa-debug-exit, isa-debugcon or pc-testdev with its properties")
       ->type_name("NAME,...")
       ->group(machine);
-  app->add_option("--disk", written.disks, "FILE[,format=raw|qcow2][,readonly=on][,snapshot=on][,cache=MODE]: a virtio disk")
+  app->add_option("--disk", written.disks,
+                  "FILE[,format=raw|qcow2][,readonly=on][,snapshot=on][,cache=MODE]: a virtio disk")
       ->type_name("FILE")
       ->group(machine);
-  app->add_option("--net", written.networks, "user[,...]: a virtio network card, the host being 10.0.2.2; or none (none)")
+  app->add_option("--net", written.networks,
+                  "user[,...]: a virtio network card, the host being 10.0.2.2; or none (none)")
       ->type_name("KIND")
       ->group(machine);
   app->add_option("--port", written.ports, "[udp:][ADDRESS:]HOSTPORT:GUESTPORT: forward a port of the host")
@@ -162,7 +165,8 @@ Status add_disk(MachineConfig& config, const std::string& text) {
   return add_drive_option(config, text.starts_with("file=") ? text : "file=" + text);
 }
 
-/// "[udp:][ADDRESS:]HOSTPORT:GUESTPORT" as the rule that -netdev takes. Only the host itself gets in if nothing is said.
+/// "[udp:][ADDRESS:]HOSTPORT:GUESTPORT" as the rule that -netdev takes. Only the host itself gets in if nothing is
+/// said.
 Result<machine::HostForward> parse_port(std::string_view text) {
   const bool udp = text.starts_with("udp:");
   if (udp || text.starts_with("tcp:")) text.remove_prefix(4);
@@ -178,8 +182,9 @@ Result<machine::HostForward> parse_port(std::string_view text) {
 Status apply_network(MachineConfig& config, const Written& written) {
   for (const std::string& text : written.networks) HUSK_TRY(of("--net", add_nic_option(config, text)));
   if (!written.ports.empty() && config.netdevs.empty())
-    HUSK_TRY(of("--port", written.networks.empty() ? add_nic_option(config, "user")
-                                                   : Status(refuse("there is no network to forward to", "add --net user"))));
+    HUSK_TRY(of("--port", written.networks.empty()
+                              ? add_nic_option(config, "user")
+                              : Status(refuse("there is no network to forward to", "add --net user"))));
   for (const std::string& text : written.ports)
     config.netdevs.front().forwards.push_back(HUSK_TRY(of("--port", parse_port(text))));
   return {};

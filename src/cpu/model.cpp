@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "base/check.h"
+#include "cpu/catalog.h"
 #include "cpu/model_table.h"
 
 namespace husk::cpu {
@@ -27,7 +28,16 @@ Status for_each_word(std::string_view text, char separator, Each&& each) {
 
 const ModelRow* row_named(std::string_view name) {
   const auto rows = model_rows();
-  const auto found = std::find_if(rows.begin(), rows.end(), [&](const ModelRow& row) { return row.name == name; });
+  const auto is_alias = [&](const ModelRow& row) {
+    bool found = false;
+    (void)for_each_word(row.aliases, ' ', [&](std::string_view alias) -> Status {
+      found = found || alias == name;
+      return {};
+    });
+    return found;
+  };
+  const auto found =
+      std::find_if(rows.begin(), rows.end(), [&](const ModelRow& row) { return row.name == name || is_alias(row); });
   return found == rows.end() ? nullptr : &*found;
 }
 
@@ -39,9 +49,10 @@ FeatureSet features_of(const ModelRow& row) {
     set = features_of(*base);
   }
   const Status listed = for_each_word(row.features, ' ', [&](std::string_view name) -> Status {
-    const auto feature = feature_named(name);
+    const bool on = name[0] != '-';
+    const auto feature = feature_named(on ? name : name.substr(1));
     HUSK_CHECK(feature);
-    set.set(index_of(*feature));
+    set.set(index_of(*feature), on);
     return {};
   });
   HUSK_CHECK(listed);
@@ -282,6 +293,9 @@ std::vector<std::string> cpu_model_names() {
 }
 
 Result<CpuModel> cpu_model(std::string_view name) {
+  if (name == "host") return host_cpu_model();
+  if (name == "x86-64-v4")
+    return std::unexpected(Error{"x86-64-v4 is AVX-512, which husk's CPUs do not have", "take x86-64-v3"});
   const ModelRow* row = row_named(name);
   if (!row) {
     const std::string near = near_names(name, cpu_model_names());

@@ -150,6 +150,8 @@ RunExit Core::run(std::uint64_t max_instructions) {
         continue;
       }
       careful_ = careful();
+      // RF alone, as after a page fault in REP MOVS, is no reason to go element by element.
+      step_iterations_ = careful_ && ((s.rflags & kTF) || (s.dr7 & 0xFF) || debug.single_step || !debug.watchpoints.empty());
       if (careful_) {
         RunExit exit;
         if (run_carefully(exit)) return exit;

@@ -423,7 +423,7 @@ class Core final : public core::CpuPins {
   }
 
   /// True while string instructions must pause after each iteration.
-  bool one_iteration() const { return careful_; }
+  bool one_iteration() const { return step_iterations_; }
 
   // ---- decoded code ----
   /// Bytes [offset, offset+length) of a page of `ram` with kHasCode were written, by anyone: forget what was decoded
@@ -572,6 +572,7 @@ class Core final : public core::CpuPins {
   std::uint64_t pending_dr6_ = 0;
   bool watch_active_ = false;  ///< guest or debugger data watch: every access takes the slow path
   bool watch_hit_ = false;
+  bool step_iterations_ = false;   ///< careful_, for something that may happen between iterations of a string instruction
   bool careful_ = false;           ///< single instructions (and string iterations), with debug checks
   bool interrupt_waiting_ = false; ///< deps_.interrupts may have something once IF and the shadow allow it
   bool skip_breakpoint_ = false;   ///< the debugger resumes from a breakpoint

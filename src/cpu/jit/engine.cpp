@@ -368,6 +368,8 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   Engine& self = *static_cast<Engine*>(core->engine_);
   MemorySite& site = *static_cast<MemorySite*>(site_pointer);
   ++self.statistics_.slow_accesses;
+  // A page that was not in any TLB says nothing of how the operand moves.
+  ++site.patience;
   self.take_state();
   core->s.rip = self.context_.page_base + site.offset;
   // An instruction that reaches into the next page is fetched anew, whatever is mapped there now.

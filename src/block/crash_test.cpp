@@ -104,7 +104,7 @@ class Qcow2Crash : public DiskFixture, public ::testing::WithParamInterface<cons
 TEST_P(Qcow2Crash, KeepsWhatWasFlushedAndStaysWhole) {
   // HUSK_CRASHES=500 for the long run.
   const char* wanted = std::getenv("HUSK_CRASHES");
-  const int rounds = wanted != nullptr ? std::atoi(wanted) : 8;
+  const int rounds = wanted != nullptr ? std::atoi(wanted) : 4;
   const std::string file = path("c.qcow2");
   const bool lazy = std::string(GetParam()).find("lazy") != std::string::npos;
   for (int round = 0; round < rounds; ++round) {

@@ -266,7 +266,12 @@ class NbdNodes : public DiskFixture {
     std::filesystem::remove(pid);
     const CommandResult started = run_command(fmt::format("nbdkit -U {} -P {} {}", socket_, pid, arguments));
     ASSERT_EQ(started.status, 0) << started.output;
-    std::ifstream(pid) >> pid_;
+    // The server forks first and writes the file then.
+    pid_ = 0;
+    for (int tries = 0; tries < 2000 && pid_ <= 0; ++tries) {
+      std::ifstream(pid) >> pid_;
+      if (pid_ <= 0) loop_->run_once(5'000'000);
+    }
     ASSERT_GT(pid_, 0);
   }
   void stop_server() {

@@ -26,6 +26,11 @@ def _cpu_ns(pid):
     return total
 
 
+def _ended(pid):
+    """Whether the child has ended; leaves it to be waited for, so that its use of the CPU can still be asked for."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 class Machine:
     """One way to run a plan. `run` answers (results, ending): results by workload, ending None or what went wrong."""
 
@@ -81,15 +86,15 @@ class Machine:
                     break
                 ready, _, _ = select.select([process.stdout], [], [], min(left, 1.0))
                 if not ready:
-                    if process.poll() is not None:
+                    if _ended(process.pid):
                         break
                     continue
                 block = process.stdout.read()
-                if block == b"" and process.poll() is not None:
+                if block == b"" and _ended(process.pid):
                     break
                 if not block:
                     time.sleep(0.01)
-                    if process.poll() is not None:
+                    if _ended(process.pid):
                         break
                     continue
                 *lines, pending = (pending + block).split(b"\n")
@@ -104,6 +109,7 @@ class Machine:
                     if kind == "ready":
                         info["ready"] = time.monotonic() - started
                         info["ready_cpu"] = _cpu_ns(process.pid) / 1e9
+                        answer()
                         deadline = time.monotonic() + self.setup.prepare_timeout
                     elif kind == "begin":
                         current = next((w for w in plan if w.name == words[0]), None)
@@ -128,19 +134,17 @@ class Machine:
                         deadline = time.monotonic() + self.setup.prepare_timeout
                     elif kind == "done":
                         done = True
-                        info["cpu"] = _cpu_ns(process.pid) / 1e9
                         deadline = time.monotonic() + 60
                 if ending is not None:
                     break
         finally:
-            if process.poll() is None:
+            if not _ended(process.pid):
                 os.killpg(process.pid, signal.SIGKILL)
-            _, status, usage = os.wait4(process.pid, 0) if process.returncode is None else (0, process.returncode, None)
+            _, status, usage = os.wait4(process.pid, 0)
             info["total"] = time.monotonic() - started
-            if usage is not None:
-                info["cpu"] = usage.ru_utime + usage.ru_stime
-                info["resident_mib"] = usage.ru_maxrss / 1024
-                process.returncode = os.waitstatus_to_exitcode(status)
+            info["cpu"] = usage.ru_utime + usage.ru_stime
+            info["resident_mib"] = usage.ru_maxrss / 1024
+            process.returncode = os.waitstatus_to_exitcode(status)
             info["exit"] = process.returncode
             process.stdin.close()
             process.stdout.close()

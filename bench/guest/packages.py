@@ -99,7 +99,7 @@ def make_source(path):
         for i in range(40):
             fields = "".join(f"  {draw.choice(types)} f{j};\n" for j in range(6))
             out.write(f"struct S{i} {{\n{fields}  struct S{max(i - 1, 0)}* next;\n}};\n")
-        for i in range(130):
+        for i in range(50):
             record = draw.randrange(40)
             out.write(f"static long table{i}[16] = {{{', '.join(str(draw.randrange(1000)) for _ in range(16))}}};\n")
             out.write(f"long function{i}(struct S{record}* s, long a, long b) {{\n  long r = a;\n")

@@ -59,10 +59,10 @@ def _programs(percent):
                         f"head -c {kilobytes}k {_DATA}/text > /tmp/plain{more}", check + f"; rm -f {_OUT} /tmp/plain*",
                         _PROGRAMS)
 
-    functions = max(130 * percent // 100, 20)
+    functions = max(50 * percent // 100, 12)
     # The table and the function of the first N parts: the file is cut before part N + 1.
     cut = f"sed '/^static long table{functions}\\[/,$d' {_DATA}/large.c > /tmp/large.c"
-    if functions >= 130:
+    if functions >= 50:
         cut = f"cat {_DATA}/large.c > /tmp/large.c"
     yield Workload("gcc", "programs", f"exec gcc-12 -O2 -w -c /tmp/large.c -o {_OUT}.o", cut, f"md5sum < {_OUT}.o",
                    _PROGRAMS)

@@ -4,7 +4,7 @@
 // empty; all three are for /bin/sh. COMMAND alone is timed. The sum is over what COMMAND and CHECK print.
 //
 // What it says, a line each, everything else on the console is the kernel's:
-//   @ready NS                  it runs; NS on the guest's monotonic clock
+//   @ready NS                  it runs; NS on the guest's monotonic clock; it waits for a line of input
 //   @begin NAME                it waits for a line of input, starts NAME and times it
 //   @ran NAME                  it is over; it waits for a line of input
 //   @end NAME NS CPU STATUS SUM  NS it took, CPU its processes used; STATUS as the shell's; SUM over what was printed
@@ -157,6 +157,7 @@ int main(void) {
   sigaddset(&child_ended, SIGCHLD);
   sigprocmask(SIG_BLOCK, &child_ended, NULL);
   printf("\n@ready %llu\n", (unsigned long long)now_ns());
+  await_line();
   FILE* const plan = fopen("/kit/plan", "re");
   static char line[8192];
   while (plan != NULL && fgets(line, sizeof line, plan) != NULL) {

@@ -83,8 +83,8 @@ struct MemorySite {
   const std::uint8_t* code;             ///< host address of the guest instruction
   const std::uint8_t* block;            ///< and of its block's first
   std::uint32_t key;                    ///< of the block
-  const Insn* insn;            ///< decoded, once it was needed
-  std::uint8_t length;         ///< of the instruction in bytes
+  const Insn* insn;                     ///< decoded, once it was needed
+  std::uint8_t length;                  ///< of the instruction in bytes
   const std::uint8_t* after = nullptr;  ///< behind the instruction, for when the interpreter did it
 };
 

@@ -64,17 +64,7 @@ Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory)
   reset_jumps(false);
 }
 
-Engine::~Engine() {
-  core_.set_engine(nullptr);
-  if (getenv("HJS")) fprintf(stderr, "bytes %zu wandering %lu ", cache_.bytes_used(), statistics_.wandering);
-  if (getenv("HJS"))
-    fprintf(stderr,
-            "blocks %lu insns %lu ns %lu entries %lu calls %lu slow %lu links %lu lookups %lu flushes %lu dropped %lu "
-            "spaces %lu pages %lu\n",
-            statistics_.blocks, statistics_.instructions, statistics_.translation_ns, statistics_.entries,
-            statistics_.calls, statistics_.slow_accesses, statistics_.links, statistics_.lookups, statistics_.flushes,
-            statistics_.dropped, statistics_.spaces, statistics_.pages);
-}
+Engine::~Engine() { core_.set_engine(nullptr); }
 
 // linear + addend, or the host page, lies in dummy_, should a guest ever hit upon the page.
 void Engine::make_empty(DataSlot& slot, SlotMark mark) const {
@@ -193,6 +183,8 @@ std::uint32_t Engine::key() const {
   std::uint32_t key = core_.block_key_ | static_cast<std::uint32_t>(core_.mmu_index_) << 9;
   key |= static_cast<std::uint32_t>((core_.s.mxcsr & kAllMasked) == kAllMasked) << 11;
   key |= static_cast<std::uint32_t>(x87_masked()) << 14;
+  // So that code stops where a segment register was loaded with something that translated code does not know of.
+  key |= static_cast<std::uint32_t>(translatable()) << 15;
   // 32-bit code: FS and GS that reach everywhere.
   key |= static_cast<std::uint32_t>(core_.fast_[kFs].write_end > 0xFFFFFFFF) << 12;
   key |= static_cast<std::uint32_t>(core_.fast_[kGs].write_end > 0xFFFFFFFF) << 13;
@@ -273,6 +265,12 @@ Block* Engine::find_block(bool& fault, bool& global) {
   const std::uint8_t* const code = entry->ram->data() + entry->offset + (linear & 0xFFF);
   context_.page_base = linear & ~std::uint64_t{0xFFF};
   const std::uint32_t block_key = key();
+  // Code looks its table up without asking for the mode: what lies there is for this one only.
+  if (std::uint32_t& table_key = jump_keys_[core_.mmu_index_]; table_key != block_key) {
+    table_key = block_key;
+    auto& table = context_.jumps[core_.mmu_index_];
+    std::fill(std::begin(table), std::end(table), JumpEntry{invalid_page_, nullptr});
+  }
   if (Block* const block = cache_.find(code, block_key)) return block;
   if (cache_.full()) {
     flush_wanted_ = true;
@@ -440,11 +438,6 @@ const std::uint8_t* Engine::glue_indirect(Core* core, void*) {
   if (fault) return self.leave(Flow::fault);
   if (!block) return self.leave(Flow::next);
   const unsigned table = core->mmu_index_;
-  if (self.jump_keys_[table] != block->key) {
-    self.jump_keys_[table] = block->key;
-    std::fill(std::begin(self.context_.jumps[table]), std::end(self.context_.jumps[table]),
-              JumpEntry{self.invalid_page_, nullptr});
-  }
   if (core->cpl_ != 0 || global) {
     const auto low = static_cast<std::uint32_t>(rip);
     self.context_.jumps[table][(low >> kJumpBits ^ low) & (kJumpEntries - 1)] = {rip, block->entry};

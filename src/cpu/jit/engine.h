@@ -73,7 +73,7 @@ class Engine final : public interp::CodeEngine {
     std::uint8_t* call_spilled = nullptr;  ///< R11 CallSite
     std::uint8_t* call_host = nullptr;
     std::uint8_t* link_host = nullptr;  ///< R11 LinkSite
-    std::uint8_t* look_up = nullptr;       ///< R10 guest address, flags spilled: without the jump table
+    std::uint8_t* look_up = nullptr;    ///< R10 guest address, flags spilled: without the jump table
     std::uint8_t* indirect[3] = {};     ///< R10 guest address, flags spilled; by MMU index
     std::uint8_t* base_return = nullptr;
   };

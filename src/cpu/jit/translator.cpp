@@ -67,8 +67,10 @@ void Translator::emit_address(const Insn& insn, unsigned end_offset) {
   }
   // A move costs no time where the host renames it.
   const bool plain = wide && m.index == HostAddress::kNone && m.disp == 0;
-  if (!in_place && plain) hot_.mov(kHostR10, m.base);
-  else if (!in_place) hot_.lea(kHostR10, m, wide);
+  if (!in_place && plain)
+    hot_.mov(kHostR10, m.base);
+  else if (!in_place)
+    hot_.lea(kHostR10, m, wide);
   if (insn.segment >= kFs) {
     hot_.load_gs(kHostR11, e_.gs(core_.s.seg[insn.segment].base), wide_);
     hot_.lea(kHostR10, {kHostR10, kHostR11, 0, 0}, wide_);

@@ -5,7 +5,7 @@
     test_kvm.py --husk PROGRAM --images DIRECTORY [--unit PROGRAM] [--qemu PROGRAM] [--here] LANE
 
 Lanes: `ring0` runs the ring-0 images; `machine` runs the accelerator's own tests and boots Debian's cloud kernel with each
-number of CPUs in --cpus (1 and 2).
+number of CPUs in --cpus (1 and 2), and stops one again and again with its CPU state written back.
 --here uses this host's /dev/kvm and not the bed. Exit status 0: passed; 77: something that the test needs is missing.
 """
 import argparse
@@ -18,6 +18,7 @@ import sys
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BED = TOP / "tests/kvm/bed.py"
+STOP_AND_GO = TOP / "tests/kvm/stop_and_go.py"
 RUN_IMAGES = TOP / "tests/guest/ring0/run_images.py"
 SKIPPED = 77
 KERNEL = TOP / ".cache/guest/cloud/vmlinuz"
@@ -84,13 +85,17 @@ def machine(lane):
     for cpus in lane.options.cpus:
         line = " ".join("'" + word.replace("'", "'\\''") + "'" for word in boot_line(lane, cpus))
         script.append(f"echo == cpus {cpus}; {line}; echo == status $?")
+    script.append(f"echo == stops; python3 {STOP_AND_GO} --husk {lane.options.husk} --kernel {KERNEL} --cpu {lane.cpu} "
+                  "--cpus 2 --stops 30; echo == status $?")
     status, output = lane.command(["sh", "-c", "; ".join(script)], 600)
     lane.expect(status == 0, "the bed works", output)
-    for part in re.split(r"^== (?=unit|cpus)", output, flags=re.M)[1:]:
+    for part in re.split(r"^== (?=unit|cpus|stops)", output, flags=re.M)[1:]:
         found = re.search(r"^== status (\d+)", part, re.M)
         code = int(found[1]) if found else -1
         if part.startswith("unit"):
             lane.expect(code == 0 and "SKIPPED" not in part, "the accelerator's own tests, none skipped", part)
+        elif part.startswith("stops"):
+            lane.expect(code == 0, "Linux survives that its CPU state is taken out and put back 30 times", part)
         else:
             check_boot(lane, int(part.split()[1]), code, part)
 

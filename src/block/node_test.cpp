@@ -242,6 +242,34 @@ TEST_F(Nodes, AnOversizedHeaderOrTableIsAnErrorAndNoMore) {
   EXPECT_FALSE(open_disk(*context_, {.path = path("h"), .format = "qcow2"}).has_value());
 }
 
+TEST_F(Nodes, AnImageOfNothingButClaimsIsRefusedAtOnce) {
+  // An L1 table of 32 MiB that names four million L2 tables, all of them in a hole.
+  qemu_create("-f qcow2 " + path("v") + " 1M");
+  std::filesystem::resize_file(path("v"), std::uint64_t{1} << 42);
+  std::fstream file(path("v"), std::ios::in | std::ios::out | std::ios::binary);
+  const auto put = [&](std::uint64_t at, std::uint64_t value, int bytes) {
+    std::string text;
+    for (int shift = (bytes - 1) * 8; shift >= 0; shift -= 8) text += static_cast<char>(value >> shift & 0xff);
+    file.seekp(static_cast<std::streamoff>(at));
+    file << text;
+  };
+  constexpr std::uint64_t kEntries = (32u << 20) / 8;
+  put(24, kEntries * 8192 * 65536, 8);
+  put(36, kEntries, 4);
+  put(40, 1 << 20, 8);
+  put(72, 1, 8);  // dirty: to open it for writing is to count its references
+  std::string table;
+  for (std::uint64_t i = 0; i < kEntries; ++i)
+    for (int shift = 56; shift >= 0; shift -= 8)
+      table += static_cast<char>(((i + 1024) << 16 | std::uint64_t{1} << 63) >> shift & 0xff);
+  file.seekp(1 << 20);
+  file << table;
+  file.close();
+  const auto node = open_disk(*context_, {.path = path("v")});
+  ASSERT_FALSE(node.has_value());
+  EXPECT_THAT(node.error().text(), HasSubstr("claims 4194304 L2 tables"));
+}
+
 TEST_F(Nodes, AMappingOntoTheTablesIsCaughtBeforeItDoesHarm) {
   qemu_create("-f qcow2 " + path("m") + " 1M");
   ASSERT_EQ(run_command("qemu-io -c 'write 0 64k' " + path("m")).status, 0);

@@ -2,6 +2,7 @@
 #include "block/qcow2_walk.h"
 
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include "base/bits.h"
@@ -54,6 +55,9 @@ Result<std::vector<std::uint64_t>> Walk::read_l1(std::uint64_t offset, std::uint
 Status Walk::note_l1(std::span<const std::uint64_t> entries) {
   noted_entries_ += entries.size();
   if (noted_entries_ > kMostNoted) return fail("the L1 tables of '{}' are too large together", file_.node().name());
+  const auto named =
+      std::count_if(entries.begin(), entries.end(), [](std::uint64_t entry) { return (entry & kOffsetMask) != 0; });
+  HUSK_TRY(credible(static_cast<std::uint64_t>(named), "L2 tables"));
   std::set<std::uint64_t> seen;
   for (const std::uint64_t entry : entries) {
     const std::uint64_t table = entry & kOffsetMask;
@@ -69,7 +73,18 @@ Status Walk::note_l1(std::span<const std::uint64_t> entries) {
     HUSK_TRY(use(table, cluster_, 1, "an L2 table"));
     ++noted_[table];
   }
-  return {};
+  return credible(noted_.size(), "L2 tables");
+}
+
+/// Tables take space. An image that claims far more of them than its file has bytes would keep the walk in holes for
+/// hours. The file system may compress, but not by that much.
+Status Walk::credible(std::uint64_t tables, const char* what) {
+  constexpr std::uint64_t kCompression = 64;
+  constexpr std::uint64_t kAlways = 64u << 20;
+  const std::optional<std::uint64_t> there = file_.node().allocated_bytes();
+  if (!there || tables * (cluster_ / kCompression) <= *there + kAlways) return {};
+  return fail("'{}' claims {} {} of {} bytes, but its file holds only {} bytes", file_.node().name(), tables, what,
+              cluster_, *there);
 }
 
 Status Walk::noted_tables(std::span<const std::uint64_t> active) {
@@ -195,6 +210,9 @@ Status Walk::everything(const Metadata& meta) {
   HUSK_TRY(use(0, cluster_, 1, "the header"));
   HUSK_TRY(use(header_.refcount_table_offset, std::uint64_t{header_.refcount_table_clusters} * cluster_, 1,
                "the refcount table"));
+  const auto blocks = std::count_if(meta.refcount_table.begin(), meta.refcount_table.end(),
+                                    [](std::uint64_t entry) { return (entry & kRefcountOffsetMask) != 0; });
+  HUSK_TRY(credible(static_cast<std::uint64_t>(blocks), "refcount blocks"));
   for (const std::uint64_t entry : meta.refcount_table) {
     const std::uint64_t block = entry & kRefcountOffsetMask;
     if (block == 0) continue;

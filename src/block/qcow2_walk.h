@@ -40,6 +40,7 @@ class Walk {
  private:
   Status use(std::uint64_t offset, std::uint64_t length, std::uint64_t times, const char* what);
   Status wrong(const std::string& what);
+  Status credible(std::uint64_t tables, const char* what);
   bool l2_entry_right(std::uint64_t word, std::uint64_t bitmap) const;
 
   Disk& file_;

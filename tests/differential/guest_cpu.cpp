@@ -294,8 +294,8 @@ void GuestCpu::run(const Test& test, bool cached, Outcome& out) {
   }
 }
 
-bool GuestCpu::run_code(const Test& test, std::span<const std::uint8_t> code, bool cached, std::uint64_t budget,
-                        Outcome& out) {
+bool GuestCpu::run_code(const Test& test, std::span<const std::uint8_t> code, std::uint64_t budget,
+                        const std::function<void(const Core&)>& before_each, Outcome& out) {
   set_up(test);
   Core& core = *core_;
   const std::uint64_t at = kCodeGpa + (test.request.rip - kLowCode);
@@ -303,9 +303,12 @@ bool GuestCpu::run_code(const Test& test, std::span<const std::uint8_t> code, bo
   std::memcpy(ram_->data() + at, code.data(), code.size());
   for (std::uint64_t page = at / kPage * kPage; page < at + code.size(); page += kPage)
     (void)core.code_written(*ram_, page, kPage);
-  core.debug.single_step = !cached;
+  core.debug.single_step = static_cast<bool>(before_each);
   const std::uint64_t end = core.instructions() + budget;
-  while (!first_.seen && core.instructions() < end) (void)core.run(cached ? end - core.instructions() : 1);
+  while (!first_.seen && core.instructions() < end) {
+    if (before_each) before_each(core);
+    (void)core.run(before_each ? 1 : end - core.instructions());
+  }
   read_back(out);
   Answer& r = out.state;
   out.fetch_fault = false;

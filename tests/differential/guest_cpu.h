@@ -1,6 +1,7 @@
 // husk: runs tests in husk's interpreter, as a Linux process would find the machine
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -27,7 +28,9 @@ class GuestCpu {
   /// Runs a test whose rip is set. `cached`: through the block cache, else decoded for this time only.
   void run(const Test& test, bool cached, Outcome& out);
   /// As HostCpu::run_code, with the request and mode of `test`. False: no fault within `budget` instructions, roughly.
-  bool run_code(const Test& test, std::span<const std::uint8_t> code, bool cached, std::uint64_t budget, Outcome& out);
+  /// With `before_each` it runs step by step, and that is called before each instruction.
+  bool run_code(const Test& test, std::span<const std::uint8_t> code, std::uint64_t budget,
+                const std::function<void(const cpu::interp::Core&)>& before_each, Outcome& out);
 
  private:
   struct NoInterrupts final : core::CpuInterrupts {

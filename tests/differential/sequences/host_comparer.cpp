@@ -1,6 +1,7 @@
 // husk: sequences on the host's own CPU and in the interpreter, up to their first fault
 #include "host_comparer.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "../compare.h"
@@ -67,11 +68,20 @@ std::vector<std::string> HostComparer::compare(const Sequence& sequence, Sequenc
   if (!program) return {};
   Test test;
   fill_request(sequence, test);
-  // First here: what does not end must not begin on the host.
-  if (!guest_->run_code(test, program->code, true, kSequenceBudget, *guest_outcome_)) {
+  // First here: what does not end must not begin on the host. Nor what leaves the instructions as they were laid out
+  // (by a return address that was written over): it may read undefined flags, or call the host's kernel.
+  bool strays = false;
+  const auto watch = [&](const cpu::interp::Core& core) {
+    const auto place = std::lower_bound(program->places.begin(), program->places.end(), core.s.rip,
+                                        [](const Program::Place& p, std::uint64_t rip) { return p.rip < rip; });
+    strays = strays || ((place == program->places.end() || place->rip != core.s.rip) &&
+                        core.s.rip - sequence.start < program->code.size());
+  };
+  if (!guest_->run_code(test, program->code, kSequenceBudget, watch, *guest_outcome_) || strays) {
     if (counts) ++counts->discarded;
     return {};
   }
+  (void)guest_->run_code(test, program->code, kSequenceBudget, {}, *guest_outcome_);
   *host_outcome_ = {};
   if (const Status ran = host_->run_code(test.request, program->code, host_outcome_->state); !ran) {
     broken_ = ran.error().text();

@@ -1,0 +1,272 @@
+// husk: tests of translated code where more than single instructions matters: patching, aliases, calls, modes,
+// debugging
+#include "cpu/interp/core_fixture.h"
+#include "cpu/jit/engine.h"
+
+namespace husk::cpu::jit {
+namespace {
+
+using interp::CoreFixture;
+using interp::RunExit;
+
+class Jit : public CoreFixture {
+ protected:
+  void SetUp() override {
+    auto made = Engine::create(*core, std::size_t{2} << 20);
+    if (!made) GTEST_SKIP() << made.error().text();
+    engine = *std::move(made);
+    core->set_engine(engine.get());
+    // As the accelerator does: writes to code are told to the CPU.
+    ram->set_listener({[this](mem::RamRegion& region, std::uint64_t offset, std::uint64_t length) {
+                         if (core->code_written(region, offset, length))
+                           region.clear_page_flags(offset, mem::RamRegion::kHasCode);
+                       },
+                       [this](mem::RamRegion&) { core->drop_write_access(); }});
+  }
+  void code(std::uint64_t at, std::initializer_list<unsigned> bytes) {
+    for (const unsigned byte : bytes) put<std::uint8_t>(at++, static_cast<std::uint8_t>(byte));
+  }
+  /// Runs to a HLT.
+  void run() {
+    core->s.activity = Activity::running;
+    for (exit = RunExit::quantum; exit == RunExit::quantum;) exit = core->run(1'000'000);
+    ASSERT_EQ(exit, RunExit::halted);
+  }
+  std::uint64_t& rax() { return core->s.gpr[kRax]; }
+  std::unique_ptr<Engine> engine;
+};
+
+TEST_F(Jit, LoopIsTranslatedOnce) {
+  long_mode();
+  // mov ecx, 100000; xor eax, eax; again: add rax, rcx; dec ecx; jnz again; hlt
+  code(kCode, {0xB9, 0xA0, 0x86, 0x01, 0, 0x31, 0xC0, 0x48, 0x01, 0xC8, 0xFF, 0xC9, 0x75, 0xF9, 0xF4});
+  run();
+  EXPECT_EQ(rax(), std::uint64_t{100000} * 100001 / 2);
+  EXPECT_LE(engine->statistics().blocks, 4u);
+  EXPECT_LE(engine->statistics().entries, 3u);
+}
+TEST_F(Jit, RegistersWithoutAHomeInTheHostKeepTheirValues) {
+  long_mode();
+  // mov r10d, 5; mov r11d, 7; lea r15, [r10+r11*4]; add r15, r11; xchg r15, rax; mulx r10, r11, r15 (rdx = 3); hlt
+  code(kCode, {0x41, 0xBA, 5,    0,    0,    0,    0x41, 0xBB, 7,    0,    0,    0,    0x4F, 0x8D,
+               0x3C, 0x9A, 0x4D, 0x01, 0xDF, 0x49, 0x97, 0xC4, 0x42, 0xA3, 0xF6, 0xD7, 0xF4});
+  core->s.gpr[kRdx] = 3;
+  rax() = 9;
+  run();
+  EXPECT_EQ(rax(), 5u + 28 + 7);
+  EXPECT_EQ(core->s.gpr[kR15], 9u);
+  EXPECT_EQ(core->s.gpr[kR11], 27u);
+  EXPECT_EQ(core->s.gpr[kR10], 0u);
+}
+TEST_F(Jit, FlagsLiveAcrossAMemoryAccess) {
+  long_mode();
+  put<std::uint64_t>(kData, 40);
+  // mov rbx, kData; stc; mov rdx, [rbx]; adc rdx, 1; mov [rbx+8], rdx; setc al; hlt
+  code(kCode, {0x48, 0xC7, 0xC3, 0,    0,    0x18, 0, 0xF9, 0x48, 0x8B, 0x13, 0x48,
+               0x83, 0xD2, 1,    0x48, 0x89, 0x53, 8, 0x0F, 0x92, 0xC0, 0xF4});
+  rax() = 0xFF;
+  run();
+  EXPECT_EQ(get<std::uint64_t>(kData + 8), 42u);
+  EXPECT_EQ(rax(), 0u);
+}
+TEST_F(Jit, FaultInTheMiddleOfABlockIsPrecise) {
+  long_mode();
+  // inc eax; mov rbx, 1 GiB (not mapped); inc eax; mov rdx, [rbx]; inc eax; hlt. The handler halts.
+  code(kCode, {0xFF, 0xC0, 0x48, 0xC7, 0xC3, 0, 0, 0, 0x40, 0xFF, 0xC0, 0x48, 0x8B, 0x13, 0xFF, 0xC0, 0xF4});
+  code(kHandlers + 14 * 16, {0xF4});
+  rax() = 0;
+  run();
+  EXPECT_EQ(rax(), 2u);
+  EXPECT_EQ(core->s.cr2, 0x40000000u);
+  EXPECT_EQ(get<std::uint64_t>(core->s.gpr[kRsp] + 8), kCode + 11) << "RIP of the frame is the load's";
+}
+TEST_F(Jit, CodeThatPatchesItsNextInstructionRunsThePatch) {
+  long_mode();
+  // mov byte [rip+1], 7 (the immediate of the next); mov al, 1; hlt
+  code(kCode, {0xC6, 0x05, 1, 0, 0, 0, 7, 0xB0, 1, 0xF4});
+  rax() = 0;
+  run();
+  EXPECT_EQ(rax(), 7u);
+}
+TEST_F(Jit, CodeWrittenByADeviceIsTranslatedAnew) {
+  long_mode();
+  code(kCode, {0xB0, 1, 0xF4});
+  rax() = 0;
+  run();
+  EXPECT_EQ(rax(), 1u);
+  put<std::uint8_t>(kCode + 1, 9);
+  ram->note_write(kCode + 1, 1);
+  core->s.rip = kCode;
+  run();
+  EXPECT_EQ(rax(), 9u);
+  EXPECT_GE(engine->statistics().dropped, 1u);
+}
+TEST_F(Jit, PatchThroughAnotherMappingOfThePageIsSeen) {
+  long_mode();
+  // The same 2 MiB again at 8 MiB.
+  put<std::uint64_t>(kPd + 4 * 8, 0x87);
+  // again: mov al, 1; mov byte [rbx], 5; dec ecx; jnz again; hlt
+  code(kCode, {0xB0, 1, 0xC6, 0x03, 5, 0xFF, 0xC9, 0x75, 0xF7, 0xF4});
+  core->s.gpr[kRbx] = (std::uint64_t{8} << 20) + kCode + 1;
+  core->s.gpr[kRcx] = 2;
+  rax() = 0;
+  run();
+  EXPECT_EQ(rax(), 5u);
+}
+TEST_F(Jit, DataBesideCodeDropsNothing) {
+  long_mode();
+  // again: inc qword [rip + 256 - 7]; dec ecx; jnz again; hlt
+  code(kCode, {0x48, 0xFF, 0x05, 0xF9, 0, 0, 0, 0xFF, 0xC9, 0x75, 0xF5, 0xF4});
+  core->s.gpr[kRcx] = 1000;
+  run();
+  EXPECT_EQ(get<std::uint64_t>(kCode + 256), 1000u);
+  EXPECT_EQ(engine->statistics().dropped, 0u);
+}
+TEST_F(Jit, SameCodeAtTwoAddressesIsTranslatedOnce) {
+  long_mode();
+  put<std::uint64_t>(kPd + 4 * 8, 0x87);
+  // lea rax, [rip]; hlt
+  code(kCode, {0x48, 0x8D, 0x05, 0, 0, 0, 0, 0xF4});
+  run();
+  EXPECT_EQ(rax(), kCode + 7);
+  const std::uint64_t blocks = engine->statistics().blocks;
+  core->s.rip = (std::uint64_t{8} << 20) + kCode;
+  run();
+  EXPECT_EQ(rax(), (std::uint64_t{8} << 20) + kCode + 7);
+  EXPECT_EQ(engine->statistics().blocks, blocks);
+}
+TEST_F(Jit, CallsAndReturnsAcrossPages) {
+  long_mode();
+  // again: call next page; dec ecx; jnz again; hlt. There: inc eax; ret
+  code(kCode, {0xE8, 0xFB, 0x0F, 0, 0, 0xFF, 0xC9, 0x75, 0xF7, 0xF4});
+  code(kCode + 0x1000, {0xFF, 0xC0, 0xC3});
+  core->s.gpr[kRcx] = 5000;
+  rax() = 0;
+  run();
+  EXPECT_EQ(rax(), 5000u);
+  EXPECT_EQ(core->s.gpr[kRsp], kStack);
+  EXPECT_LE(engine->statistics().lookups, 2u) << "returns go the host's way";
+}
+TEST_F(Jit, CallAtTheEndOfAPageReturnsToTheNext) {
+  long_mode();
+  code(kCode + 0xFFB, {0xE8, 0xFB, 0x0F, 0, 0});
+  code(kCode + 0x1000, {0xFF, 0xC3, 0x8D, 0x05, 0, 0, 0, 0, 0xF4});  // inc ebx; lea eax, [rip]; hlt
+  code(kCode + 0x1FFB, {0xC3});
+  core->s.rip = kCode + 0xFFB;
+  core->s.gpr[kRbx] = 0;
+  run();
+  EXPECT_EQ(core->s.gpr[kRbx], 1u);
+  EXPECT_EQ(rax(), kCode + 0x1008);
+}
+TEST_F(Jit, ReturnToAnotherPlaceThanTheCallers) {
+  long_mode();
+  // call +0; there: mov qword [rsp], kCode + 32; ret. At 32: hlt
+  code(kCode, {0xE8, 0, 0, 0, 0, 0x48, 0xC7, 0x04, 0x24, 0x20, 0, 0x10, 0, 0xC3});
+  code(kCode + 32, {0xF4});
+  run();
+  EXPECT_EQ(core->s.rip, kCode + 33);
+}
+TEST_F(Jit, EndlessRecursionEndsInAFaultNotInTheHost) {
+  long_mode();
+  // Stack of one page above an absent one: push until it is hit. The handler has a stack of its own (IST 1).
+  put<std::uint64_t>(kPd + 3 * 8, 0);
+  put<std::uint64_t>(kIdt + 14 * 16, interp::make_gate(kCs64, kHandlers + 14 * 16, 0x8E, 1));
+  code(kHandlers + 14 * 16, {0xF4});
+  code(kCode, {0xE8, 0xFB, 0xFF, 0xFF, 0xFF});  // call self
+  core->s.gpr[kRsp] = (std::uint64_t{8} << 20) + 0x1000;
+  put<std::uint64_t>(kPd + 4 * 8, (std::uint64_t{4} << 20) | 0x87);
+  run();
+  EXPECT_EQ(core->s.cr2, (std::uint64_t{8} << 20) - 8);
+}
+TEST_F(Jit, InstructionAcrossThePageEnd) {
+  long_mode();
+  code(kCode + 0xFFD, {0xB8, 0x78, 0x56, 0x34, 0x12, 0xF4});  // mov eax, 12345678h; hlt
+  core->s.rip = kCode + 0xFFD;
+  run();
+  EXPECT_EQ(rax(), 0x12345678u);
+}
+TEST_F(Jit, BreakpointInsideTranslatedCodeStopsThere) {
+  long_mode();
+  // again: inc eax; inc ebx; dec ecx; jnz again; hlt
+  code(kCode, {0xFF, 0xC0, 0xFF, 0xC3, 0xFF, 0xC9, 0x75, 0xF8, 0xF4});
+  core->s.gpr[kRcx] = 3;
+  rax() = core->s.gpr[kRbx] = 0;
+  run();
+  core->s.rip = kCode;
+  core->s.gpr[kRcx] = 3;
+  core->s.activity = Activity::running;
+  core->debug.breakpoints = {kCode + 2};
+  core->update_debug();
+  EXPECT_EQ(core->run(1'000'000), RunExit::debug);
+  EXPECT_EQ(core->s.rip, kCode + 2);
+  EXPECT_EQ(rax(), 4u);
+  EXPECT_EQ(core->s.gpr[kRbx], 3u);
+}
+TEST_F(Jit, SingleStepOfTheGuestTrapsAfterEachInstruction) {
+  long_mode();
+  code(kCode, {0xFF, 0xC0, 0xFF, 0xC0, 0xF4});
+  code(kHandlers + 1 * 16, {0xF4});
+  core->s.rflags |= kTF;
+  rax() = 0;
+  run();
+  EXPECT_EQ(rax(), 1u);
+  EXPECT_EQ(get<std::uint64_t>(core->s.gpr[kRsp]), kCode + 2);
+}
+TEST_F(Jit, InterruptEndsALoopWithoutMemoryAccess) {
+  long_mode();
+  code(kCode, {0xEB, 0xFE});
+  code(kHandlers + 0x40 * 16, {0xF4});
+  core->s.rflags |= kIF;
+  interrupts.vector = 0x40;
+  core->interrupt_changed();
+  run();
+  EXPECT_EQ(get<std::uint64_t>(core->s.gpr[kRsp]), kCode);
+}
+TEST_F(Jit, Code32InProtectedMode) {
+  protected_mode();
+  // mov ecx, 10; again: inc eax; push eax; pop edx; loop again; hlt
+  code(kCode, {0xB9, 10, 0, 0, 0, 0x40, 0x50, 0x5A, 0xE2, 0xFB, 0xF4});
+  rax() = 0;
+  run();
+  EXPECT_EQ(rax(), 10u);
+  EXPECT_EQ(core->s.gpr[kRdx], 10u);
+  EXPECT_GE(engine->statistics().blocks, 1u);
+}
+TEST_F(Jit, NullDataSegmentFaultsInCodeThatWasTranslatedFlat) {
+  protected_mode();
+  // mov eax, [kData]; push 0; pop ds; mov eax, [kData]; hlt
+  code(kCode, {0xA1, 0, 0, 0x18, 0, 0x6A, 0, 0x1F, 0xA1, 0, 0, 0x18, 0, 0xF4});
+  code(kHandlers + 13 * 16, {0xF4});
+  run();
+  EXPECT_EQ(get<std::uint32_t>(core->s.gpr[kRsp] + 4), kCode + 8) << "EIP of #GP's frame";
+}
+TEST_F(Jit, DivisionErrorsAreTheGuests) {
+  long_mode();
+  code(kHandlers, {0xF4});
+  // mov eax, 5; cdq; xor ecx, ecx; idiv ecx
+  code(kCode, {0xB8, 5, 0, 0, 0, 0x99, 0x31, 0xC9, 0xF7, 0xF9});
+  run();
+  EXPECT_EQ(get<std::uint64_t>(core->s.gpr[kRsp]), kCode + 8);
+}
+TEST_F(Jit, FullCacheStartsOver) {
+  long_mode();
+  // Pages of jumps from one to the next, more than the cache holds: mov eax, imm32 many times over.
+  constexpr std::uint64_t kFirst = 0x200000, kPages = 1200;
+  for (std::uint64_t page = 0; page < kPages; ++page) {
+    std::uint64_t at = kFirst + page * 4096;
+    for (unsigned i = 0; i < 400; ++i, at += 8)
+      code(at, {0x48, 0x83, 0x44, 0x24, 0xF8, 1, 0x66, 0x90});  // add qword [rsp-8], 1
+    if (page + 1 == kPages)
+      code(at, {0xF4});
+    else
+      code(at, {0xE9, static_cast<unsigned>((4096 - 3205) & 0xFF), static_cast<unsigned>((4096 - 3205) >> 8), 0, 0});
+  }
+  core->s.rip = kFirst;
+  put<std::uint64_t>(kStack - 8, 0);
+  run();
+  EXPECT_EQ(get<std::uint64_t>(kStack - 8), kPages * 400);
+  EXPECT_GE(engine->statistics().flushes, 1u);
+}
+
+}  // namespace
+}  // namespace husk::cpu::jit

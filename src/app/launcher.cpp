@@ -67,6 +67,11 @@ Status Launch::choose_accelerator(machine::MachineOptions& machine) const {
   };
   Log& log = session_.log();
   if (config_.accelerators.empty()) {
+    // KVM does not show what most traces are about.
+    if (config_.debug_log.trace & ~(accel::TraceSink::kIo | accel::TraceSink::kMmio)) {
+      own(AcceleratorKind::jit);
+      return {};
+    }
     const KvmReport kvm = probe_kvm();
     if (kvm.state == KvmReport::State::usable) {
       machine.accelerator = "kvm";

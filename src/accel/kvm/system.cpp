@@ -180,8 +180,8 @@ Result<cpu::CpuModel> System::adapt(cpu::CpuModel model, Log& log) const {
     model.physical_bits = std::min<unsigned>(host_model ? 52 : model.physical_bits, sizes->eax & 0xFF);
     if (model.linear_bits > ((sizes->eax >> 8) & 0xFF)) model.linear_bits = (sizes->eax >> 8) & 0xFF;
   }
-  constexpr std::uint64_t kUnset = cpu::CpuModel{}.tsc_hz;
-  if (model.tsc_hz != kUnset && model.tsc_hz != tsc_hz_)
+  const std::uint64_t unset = cpu::CpuModel{}.tsc_hz;
+  if (model.tsc_hz != unset && model.tsc_hz != tsc_hz_)
     return std::unexpected(
         Error{fmt::format("accelerator kvm: the time-stamp counter runs at {} Hz here and not at {} Hz", tsc_hz_,
                           model.tsc_hz),

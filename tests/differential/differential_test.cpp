@@ -20,11 +20,12 @@ std::uint64_t setting(const char* name, std::uint64_t otherwise) {
   return text ? std::strtoull(text, nullptr, 0) : otherwise;
 }
 
-/// HUSK_DIFFERENTIAL_SECONDS: how long each of the two runs takes.
-void run_and_expect_no_difference(std::uint64_t seed) {
+/// HUSK_DIFFERENTIAL_SECONDS: how long each of the runs takes.
+void run_and_expect_no_difference(std::uint64_t seed, bool jit = false) {
   if (const std::string lack = host_lacks(); !lack.empty()) GTEST_SKIP() << "NOT COMPARED WITH THE HOST CPU: " << lack;
   CampaignOptions options;
   options.seed = seed;
+  options.jit = jit;
   options.time = std::chrono::seconds(setting("HUSK_DIFFERENTIAL_SECONDS", HUSK_DIFFERENTIAL_DEFAULT_SECONDS));
   Campaign campaign(options);
   const husk::Result<Report> report = campaign.run();
@@ -49,6 +50,15 @@ TEST(InterpreterAgainstHost, TestsOfAFreshSeedAgree) {
   SCOPED_TRACE(fmt::format("seed {}", seed));
   run_and_expect_no_difference(seed);
 }
+
+#if HUSK_HAVE_JIT
+TEST(JitAgainstHost, TestsOfAFreshSeedAgree) {
+  const std::uint64_t seed = setting("HUSK_DIFFERENTIAL_SEED", std::random_device{}());
+  fmt::print("seed {}: HUSK_DIFFERENTIAL_SEED={} repeats it\n", seed, seed);
+  SCOPED_TRACE(fmt::format("seed {}", seed));
+  run_and_expect_no_difference(seed, true);
+}
+#endif
 
 TEST(TestedForms, ListIsWhatAHostWithEveryFeatureOfTheListRuns) {
   std::ifstream file(HUSK_DIFFERENTIAL_TESTED_FORMS);

@@ -142,15 +142,15 @@ std::optional<SequenceMode> mode_named(std::string_view name) {
 bool result_is_open(std::uint16_t form) {
   static const std::vector<bool> open = [] {
     std::vector<bool> made(forms().size());
-    constexpr std::string_view kNames[] = {
-        "F2XM1",   "FYL2X",   "FYL2XP1", "FPTAN",    "FPATAN",   "FSIN",     "FCOS",  "FSINCOS",
-        "FNSTENV", "FNSAVE",  "FXSAVE",  "FXSAVE64", "BSF",      "BSR",      "RCPPS", "RCPSS",
-        "RSQRTPS", "RSQRTSS", "VRCPPS",  "VRCPSS",   "VRSQRTPS", "VRSQRTSS", "SHLD",  "SHRD",
-        "LAR",     "LSL",     "RDTSC",   "RDTSCP",   "RDRAND",   "RDSEED",   "RDPID", "RDPMC"};
+    constexpr std::string_view kOpen[] = {"F2XM1",    "FYL2X",   "FYL2XP1", "FPTAN",   "FPATAN",   "FSIN",   "FCOS",
+                                          "FSINCOS",  "FNSTENV", "FNSAVE",  "FXSAVE",  "FXSAVE64", "BSF",    "BSR",
+                                          "RCPPS",    "RCPSS",   "RSQRTPS", "RSQRTSS", "VRCPPS",   "VRCPSS", "VRSQRTPS",
+                                          "VRSQRTSS", "SHLD",    "SHRD",    "LAR",     "LSL",      "RDTSC",  "RDTSCP",
+                                          "RDRAND",   "RDSEED",  "RDPID",   "RDPMC"};
     for (std::uint16_t f = 0; f < made.size(); ++f) {
       const std::string_view m = forms()[f].mnemonic;
       made[f] = (forms()[f].attributes & kAttrUndefResult) || m.starts_with("XSAVE") ||
-                std::find(std::begin(kNames), std::end(kNames), m) != std::end(kNames);
+                std::find(std::begin(kOpen), std::end(kOpen), m) != std::end(kOpen);
     }
     return made;
   }();

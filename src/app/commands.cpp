@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "app/cpu_command.h"
 #include "app/doctor.h"
 #include "app/exit_status.h"
 #include "app/host_files.h"
@@ -28,6 +29,7 @@ constexpr char kHelp[] =
     "Usage: husk run [KERNEL] [OPTION...]   run a virtual machine\n"
     "       husk qemu [OPTION...]           the same with QEMU's command line\n"
     "       husk img COMMAND [OPTION...]    work on disk images as qemu-img does\n"
+    "       husk cpu COMMAND [CPU...]       list, show and compare CPU models and hosts\n"
     "       husk doctor [--json]            say what this host offers, and what to do about what it lacks\n"
     "       husk --version\n"
     "       husk --help\n"
@@ -134,6 +136,7 @@ int run_command_line(const std::string& program, std::span<const std::string> ar
   if (command == "run") return command_run(rest);
   if (command == "qemu") return command_qemu("husk qemu", rest);
   if (command == "doctor") return command_doctor(rest);
+  if (command == "cpu") return run_cpu_command(rest, stdout, stderr);
   if (command == "img") return run_img(rest, stdout, stderr);
   if (command == "--version" || command == "-V" || command == "version") {
     put("husk " HUSK_VERSION "\n");
@@ -143,7 +146,7 @@ int run_command_line(const std::string& program, std::span<const std::string> ar
     put(kHelp);
     return printed();
   }
-  static constexpr std::string_view kCommands[] = {"run", "qemu", "img", "doctor", "--version", "--help"};
+  static constexpr std::string_view kCommands[] = {"run", "qemu", "img", "cpu", "doctor", "--version", "--help"};
   return usage_error("husk",
                      {fmt::format("there is no command '{}'{}", command, machine::nearest_hint(command, kCommands)),
                       "'husk --help' lists those there are"});

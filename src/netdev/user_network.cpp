@@ -115,7 +115,7 @@ struct UserNetwork::Impl : std::enable_shared_from_this<UserNetwork::Impl> {
       }
       if (!socket.watch) {
         auto watch = loop.watch(fd, socket.wanted,
-                                [this, fd = fd](host::EventLoop::Events events) { socket_ready(fd, events); });
+                                [this, ready_fd = fd](host::EventLoop::Events events) { socket_ready(ready_fd, events); });
         if (watch)
           socket.watch = std::move(*watch);
         else

@@ -2,6 +2,7 @@
 #include "devices/pci/assign.h"
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 #include "base/bits.h"
@@ -101,7 +102,7 @@ class Assigner {
   std::vector<Need> needs_of(unsigned bus, Pool wanted) {
     std::vector<Need> needs;
     each_function(bus, [&](std::uint8_t at) {
-      write(bus, at, kCommand, read(bus, at, kCommand, 2) & ~(kCommandIo | kCommandMemory), 2);
+      write(bus, at, kCommand, read(bus, at, kCommand, 2) & ~std::uint32_t{kCommandIo | kCommandMemory}, 2);
       const bool bridge = is_bridge(bus, at);
       const unsigned end = kBar0 + (bridge ? 2 : kBarCount) * 4;
       for (unsigned offset = kBar0; offset < end; offset += 4) {
@@ -124,8 +125,9 @@ class Assigner {
       if (size) needs.push_back({bus, at, 0, align_up(size, wanted == kIo ? kIoGranule : kMemoryGranule), alignment});
     });
     // Largest first wastes nothing, sizes being powers of two.
-    std::stable_sort(needs.begin(), needs.end(),
-                     [](const Need& a, const Need& b) { return a.alignment > b.alignment; });
+    std::sort(needs.begin(), needs.end(), [](const Need& a, const Need& b) {
+      return std::tuple(b.alignment, a.devfn, a.bar) < std::tuple(a.alignment, b.devfn, b.bar);
+    });
     return needs;
   }
 

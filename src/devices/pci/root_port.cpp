@@ -19,7 +19,7 @@ RootPort::RootPort(Deps deps, Config config)
       secondary_(
           0,
           // PCI-to-PCI Bridge 9.1: a pin below is swizzled by its device number onto the bridge's own pins.
-          [this, device = config.devfn >> 3](unsigned below, unsigned pin) {
+          [this, device = unsigned{config.devfn} >> 3](unsigned below, unsigned pin) {
             return deps_.bus.intx(device, (below + pin) % 4);
           },
           this) {

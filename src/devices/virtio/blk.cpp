@@ -20,7 +20,7 @@ constexpr unsigned kSegMax = 2, kReadOnly = 5, kBlockSize = 6, kFlush = 9, kTopo
 // Requests (5.2.6).
 constexpr std::uint32_t kIn = 0, kOut = 1, kFlushRequest = 4, kGetId = 8, kDiscardRequest = 11,
                         kWriteZeroesRequest = 13;
-constexpr std::uint8_t kOk = 0, kIoError = 1, kUnsupported = 2;
+constexpr std::uint8_t kIoError = 1, kUnsupported = 2;
 
 /// The most that one segment of a discard may cover, and segments in a request.
 constexpr std::uint32_t kMostRangeSectors = 0x7FFFFFFF / kSector;

@@ -32,7 +32,8 @@ class Launch {
   Ending run();
 
  private:
-  Status choose_accelerator(machine::MachineOptions& machine) const;
+  /// `why` gets a line about a choice that husk made itself.
+  Status choose_accelerator(machine::MachineOptions& machine, std::string& why) const;
   Status choose_cpu(machine::MachineOptions& machine);
   Status read_boot_files(machine::MachineOptions& machine);
   Result<boot::LoadedGuest> load(mem::GuestMemory& memory, const machine::MicroBoard& board);
@@ -60,7 +61,7 @@ class Launch {
   std::unique_ptr<monitor::GdbServer> gdb_;
 };
 
-Status Launch::choose_accelerator(machine::MachineOptions& machine) const {
+Status Launch::choose_accelerator(machine::MachineOptions& machine, std::string& why) const {
   using machine::AcceleratorKind;
   const auto own = [&](AcceleratorKind kind) {
     machine.accelerator = HUSK_HAVE_JIT && kind != AcceleratorKind::interp ? "jit" : "interp";
@@ -78,7 +79,7 @@ Status Launch::choose_accelerator(machine::MachineOptions& machine) const {
     } else {
       own(AcceleratorKind::jit);
     }
-    log.info("accelerator: {} (KVM is {})", machine.accelerator, to_text(kvm.state));
+    why = fmt::format("accelerator: {} (KVM is {})", machine.accelerator, to_text(kvm.state));
     return {};
   }
   // Named ones are tried in order; what is named last must work.
@@ -198,10 +199,11 @@ Status Launch::prepare() {
   machine.no_reboot = config_.no_reboot;
   // A kernel developer wants to see why; QEMU's users expect the reset that a board would do.
   machine.reset_on_triple_fault = options_.dialect == Dialect::qemu;
-  HUSK_TRY(choose_accelerator(machine));
   HUSK_TRY(choose_cpu(machine));
   HUSK_TRY(read_boot_files(machine));
   HUSK_TRY(wire_devices(machine));
+  std::string why;
+  HUSK_TRY(choose_accelerator(machine, why));
   const std::time_t now = std::time(nullptr);
   std::tm local{};
   ::localtime_r(&now, &local);
@@ -210,6 +212,7 @@ Status Launch::prepare() {
     machine.board.rtc_offset_seconds = local.tm_gmtoff;
   machine_ = HUSK_TRY(machine::Machine::create(session_.loop(), session_.log(), std::move(machine),
                                                [this](const MachineEvent& event) { handle(event); }));
+  if (!why.empty()) session_.log().info("{}", why);
   model_ = machine_->cpu_model();
   HUSK_TRY(start_trace());
   return start_gdb();

@@ -41,6 +41,20 @@ class Boot(unittest.TestCase):
     def test_cloud_kernel_reaches_its_shell_and_powers_off(self):
         self.check_boot("cloud")
 
+    def test_interpreter_boots_the_same_kernel(self):
+        status, text = run("--accel", "interp", "--exec", "uname -r; echo product $((6 * 7))")
+        self.assertEqual(status, 0, text[-3000:])
+        self.assertIn("product 42", text)
+
+    def test_several_cpus_boot_and_share_work(self):
+        """Each CPU sums on its own; sums that are wrong or a CPU that hangs would show."""
+        for cpus in (2, 4, 8):
+            work = "for i in $(seq 8); do (seq 1 3000 | awk '{s+=$1} END {print \"sum\", s}') & done; wait; echo cpus $(nproc)"
+            status, text = run("--cpus", str(cpus), "--exec", work)
+            self.assertEqual(status, 0, text[-3000:])
+            self.assertIn(f"cpus {cpus}", text)
+            self.assertEqual(text.count("sum 4501500"), 8, text[-3000:])
+
     def test_generic_kernel_reaches_its_shell_and_powers_off(self):
         self.check_boot("generic")
 

@@ -38,6 +38,8 @@ def command(program, machine, image, cpu):
              "-nodefaults", "-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
     if machine == "kvm":
         line += ["-accel", "kvm", "-cpu", "host"]
+    elif machine == "husk-interp":
+        line += ["-accel", "interp", "-cpu", cpu]
     elif machine == "husk-kvm":
         line += ["-accel", "kvm", "-cpu", cpu]
     else:
@@ -89,7 +91,7 @@ def run(program, machine, image, cpu, listed, timeout, verbose):
 def main():
     parser = argparse.ArgumentParser(description="Runs ring-0 test images.")
     parser.add_argument("--machine", required=True, help="the husk or qemu-system-x86_64 program")
-    parser.add_argument("--on", choices=("husk", "husk-kvm", "qemu", "kvm"), default="husk")
+    parser.add_argument("--on", choices=("husk", "husk-interp", "husk-kvm", "qemu", "kvm"), default="husk")
     parser.add_argument("--differences", type=pathlib.Path,
                         default=pathlib.Path(__file__).resolve().parent / "differences.txt")
     parser.add_argument("--cpu", default="max", help="the CPU model, where it is emulated")

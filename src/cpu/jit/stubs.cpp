@@ -242,36 +242,53 @@ void Engine::make_stubs() {
   e.at = cache_.hot();
   const std::int32_t resident = gs(context_.vectors_resident);
 
-  // Vector registers as the host keeps them, 16 of them whatever the guest's mode.
-  const auto vectors = [&](bool load) {
-    for (unsigned i = 0; i < 16; ++i) {
-      const auto at = static_cast<std::uint32_t>(gs(core_.s.vector[i].bytes));
-      e.byte(0x65);
-      if (host_avx_) {  // vmovdqu ymm
-        e.byte(0xC5);
-        e.byte(i < 8 ? 0xFE : 0x7E);
-      } else {  // movdqu
-        e.byte(0xF3);
-        if (i >= 8) e.byte(0x44);
-        e.byte(0x0F);
-      }
-      e.byte(load ? 0x6F : 0x7F);
-      e.byte(0x04 | (i & 7) << 3);
-      e.byte(0x25);
-      e.dword(at);
+  // Vector registers as the host keeps them, 16 of them whatever the guest's mode. VEX moves of 16 bytes clear the
+  // rest.
+  const auto move_vector = [&](unsigned opcode, unsigned reg, std::int32_t at, bool wide) {
+    e.byte(0x65);
+    if (host_avx_) {
+      e.byte(0xC5);
+      e.byte((reg < 8 ? 0xFA : 0x7A) | (wide ? 4u : 0u));  // vmovdqu
+    } else {
+      e.byte(0xF3);  // movdqu
+      if (reg >= 8) e.byte(0x44);
+      e.byte(0x0F);
     }
+    e.byte(opcode);
+    e.byte(0x04 | (reg & 7) << 3);
+    e.byte(0x25);
+    e.dword(static_cast<std::uint32_t>(at));
+  };
+  const auto vectors = [&](bool load, bool wide) {
+    for (unsigned i = 0; i < 16; ++i) move_vector(load ? 0x6F : 0x7F, i, gs(core_.s.vector[i].bytes), wide);
     e.gs(0xC6, 0, resident, false);
     e.byte(load);
   };
+
   stubs_.save_vectors = e.at;
-  vectors(false);
+  vectors(false, true);
   if (host_avx_) e.bytes(reinterpret_cast<const std::uint8_t*>("\xC5\xF8\x77"), 3);  // vzeroupper
   e.gs(0xAE0F, 3, gs(core_.s.mxcsr), false);                                         // stmxcsr
   e.gs(0xAE0F, 2, gs(context_.host_mxcsr), false);                                   // ldmxcsr
   e.ret();
   stubs_.load_vectors = e.at;
-  vectors(true);
   e.gs(0xAE0F, 2, gs(core_.s.mxcsr), false);
+  if (host_avx_) {
+    // Upper halves that are in use make SSE code merge with them, which is slow: they are loaded only if one is not
+    // zero.
+    move_vector(0x6F, 0, gs(core_.s.vector[0].bytes) + 16, false);
+    for (unsigned i = 1; i < 16; ++i) {
+      e.byte(0x65);
+      e.bytes(reinterpret_cast<const std::uint8_t*>("\xC5\xF9\xEB\x04\x25"), 5);  // vpor xmm0, xmm0, [...]
+      e.dword(static_cast<std::uint32_t>(gs(core_.s.vector[i].bytes) + 16));
+    }
+    e.bytes(reinterpret_cast<const std::uint8_t*>("\xC4\xE2\x79\x17\xC0"), 5);  // vptest xmm0, xmm0
+    std::uint8_t* const in_use = e.jcc_forward(kNotZero);
+    vectors(true, false);
+    e.ret();
+    e.bind(in_use);
+  }
+  vectors(true, true);
   e.ret();
   stubs_.need_vectors = e.at;
   e.push(kHostR11);

@@ -8,7 +8,7 @@ namespace {
 constexpr std::string_view kIntel = "GenuineIntel", kAmd = "AuthenticAMD", kHygon = "HygonGenuine";
 
 // Names, versions and features are those under which QEMU 7.2, libvirt and the vendors' manuals know these CPUs;
-// tests/cpu_models compares them with what QEMU says. What husk's CPUs do not have (TSX, MPX, AVX-512, SVM, performance
+// taken from QEMU's expansion of each. What husk's CPUs do not have (TSX, MPX, AVX-512, SVM, performance
 // counters ...) is in the second list. Every model shows the hypervisor bit. "max" is made like an AMD Zen 3: SYSCALL
 // works from 32-bit code too, and Linux has the fewest work-arounds for it. MONITOR is left out as on other virtual
 // CPUs: a HLT that wakes by interrupt costs the host less. x86-64-v1 to v3 are the levels of the x86-64 psABI.

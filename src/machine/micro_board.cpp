@@ -67,7 +67,7 @@ void MicroBoard::build_interrupts() {
     const std::uint64_t tsc_hertz = deps_.cpu_model.tsc_hz;
     apics_.push_back(std::make_unique<devices::LocalApic>(devices::LocalApic::Deps{
         .index = i,
-        .id = i,
+        .id = cpu::apic_id_of(deps_.cpu_model.topology, i),
         .bootstrap = i == 0,
         .pins = *deps_.pins[i],
         .clock = *apic_clocks_.back(),
@@ -235,7 +235,7 @@ boot::MemoryLayout MicroBoard::layout() const {
 boot::AcpiConfig MicroBoard::acpi_config() const {
   boot::AcpiConfig acpi;
   acpi.apic_ids.clear();
-  for (unsigned i = 0; i < config_.cpus; ++i) acpi.apic_ids.push_back(i);
+  for (unsigned i = 0; i < config_.cpus; ++i) acpi.apic_ids.push_back(cpu::apic_id_of(deps_.cpu_model.topology, i));
   acpi.fixed.gpe0 = 0x600 + devices::AcpiPmChip::kGpe0Status;
   acpi.fixed.gpe0_length = devices::AcpiPmChip::kGpe0Bytes * 2;
   acpi.fixed.sci_irq = kSciIrq;

@@ -80,10 +80,14 @@ Code isa_devices(const AcpiConfig& config) {
 Code mainboard(const AcpiConfig& config) {
   Resources crs;
   const AcpiFixedHardware& fixed = config.fixed;
-  if (fixed.pm1a_event) crs.io(fixed.pm1a_event, 4);
-  if (fixed.pm1a_control) crs.io(fixed.pm1a_control, 2);
-  if (fixed.pm_timer) crs.io(fixed.pm_timer, 4);
-  if (fixed.gpe0) crs.io(fixed.gpe0, fixed.gpe0_length);
+  if (fixed.block_length) {
+    crs.io(fixed.block, static_cast<std::uint8_t>(fixed.block_length));
+  } else {
+    if (fixed.pm1a_event) crs.io(fixed.pm1a_event, 4);
+    if (fixed.pm1a_control) crs.io(fixed.pm1a_control, 2);
+    if (fixed.pm_timer) crs.io(fixed.pm_timer, 4);
+    if (fixed.gpe0) crs.io(fixed.gpe0, fixed.gpe0_length);
+  }
   if (config.pci && config.pci->ecam_base != 0)
     crs.memory64(config.pci->ecam_base, (std::uint64_t{config.pci->last_bus} + 1) << 20);
   return pnp_device("MBRD", "PNP0C02", 0, crs);

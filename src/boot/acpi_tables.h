@@ -29,6 +29,8 @@ struct AcpiFixedHardware {
   std::uint16_t pm_timer = 0x608;      ///< 4 bytes, 32-bit counter
   std::uint16_t gpe0 = 0;
   std::uint8_t gpe0_length = 0;  ///< bytes of status plus enable registers
+  /// The I/O ports that all of them lie in, if a PCI function's window covers them: Linux then wants them declared as one.
+  std::uint16_t block = 0, block_length = 0;
   std::uint8_t sci_irq = 9;      ///< also its GSI
   bool sci_active_low = false;
   /// With smi_command 0 the machine is always in ACPI mode and SCI_EN must read as 1.

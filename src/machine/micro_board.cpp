@@ -238,6 +238,9 @@ boot::AcpiConfig MicroBoard::acpi_config() const {
   for (unsigned i = 0; i < config_.cpus; ++i) acpi.apic_ids.push_back(cpu::apic_id_of(deps_.cpu_model.topology, i));
   acpi.fixed.gpe0 = 0x600 + devices::AcpiPmChip::kGpe0Status;
   acpi.fixed.gpe0_length = devices::AcpiPmChip::kGpe0Bytes * 2;
+  // The window of the ICH9's power management registers (its data sheet, 13.1: PMBASE).
+  acpi.fixed.block = 0x600;
+  acpi.fixed.block_length = 0x80;
   acpi.fixed.sci_irq = kSciIrq;
   acpi.fixed.s5_sleep_type = devices::AcpiPmChip::kS5;
   boot::AcpiPci pci;

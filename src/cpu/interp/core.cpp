@@ -137,7 +137,8 @@ RunExit Core::run(std::uint64_t max_instructions) {
         watch_hit_ = false;
         return RunExit::debug;
       }
-      if (take_pending()) {
+      // A CPU in shutdown takes nothing: the machine ends it by INIT or RESET (SDM vol. 3, 6.15, interrupt 8).
+      if (s.activity != Activity::shutdown && take_pending()) {
         leave_block_ = true;
         if (s.activity != Activity::shutdown) continue;
       }

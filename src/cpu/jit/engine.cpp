@@ -27,8 +27,11 @@ std::uint64_t rflags_form(std::uint64_t spilled) {
 struct SlotShare {
   unsigned first, count;
 };
-constexpr SlotShare kSlotShares[3][2] = {
-    {{0, 1024}, {1024, 768}}, {{1792, 1024}, {2816, 768}}, {{3584, 256}, {3840, 256}}};
+constexpr SlotShare kSlotShares[3][2] = {{{0, 8 << 10}, {8 << 10, 4 << 10}},
+                                         {{12 << 10, 16 << 10}, {28 << 10, 8 << 10}},
+                                         {{36 << 10, 2 << 10}, {38 << 10, 1 << 10}}};
+static_assert(kSlotShares[2][1].first + kSlotShares[2][1].count == kDataSlots);
+static_assert(kSlotShares[1][0].count + kSlotShares[1][1].count + 2 * kTlbEntries <= kFilled);
 constexpr std::uint32_t kAllMasked = 0x1F80;  ///< of MXCSR
 }  // namespace
 
@@ -175,6 +178,8 @@ bool Engine::code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64
   if (dropped) {
     statistics_.dropped += dropped;
     code_dropped_ = true;
+    // Without room for the jumps to their successors the dropped blocks must not be entered again.
+    if (cache_.full()) flush_wanted_ = true;
   }
   return none_left;
 }
@@ -289,6 +294,7 @@ Flow Engine::run(Core& core) {
     flush_wanted_ = false;
     far_links_.clear();
     far_links_local_.clear();
+    wandering_.clear();
     cache_.clear();
     reset_jumps(false);
     ++statistics_.flushes;
@@ -400,6 +406,7 @@ const std::uint8_t* Engine::glue_wander(Core* core, void* site_pointer) {
   self.wandering_.insert(site.code);
   ++self.statistics_.wandering;
   self.cache_.forget(site.block, site.key);
+  if (self.cache_.full()) self.flush_wanted_ = true;
   return self.dispatch();
 }
 

@@ -58,6 +58,19 @@ TEST_F(Jit, RegistersWithoutAHomeInTheHostKeepTheirValues) {
   EXPECT_EQ(core->s.gpr[kR11], 27u);
   EXPECT_EQ(core->s.gpr[kR10], 0u);
 }
+TEST_F(Jit, RexBeforeAnotherPrefixIsNone) {
+  long_mode();
+  // REX.RB, then 66: and dx, 15, not r10w; twice REX, the second counts: add rax, rcx; hlt
+  code(kCode, {0x45, 0x66, 0x83, 0xE2, 0x0F, 0x45, 0x48, 0x01, 0xC8, 0xF4});
+  core->s.gpr[kRdx] = 0x12345;
+  core->s.gpr[kR10] = 0xFFFF;
+  core->s.gpr[kRcx] = std::uint64_t{1} << 40;
+  rax() = 1;
+  run();
+  EXPECT_EQ(core->s.gpr[kRdx], 0x10005u);
+  EXPECT_EQ(core->s.gpr[kR10], 0xFFFFu);
+  EXPECT_EQ(rax(), (std::uint64_t{1} << 40) + 1);
+}
 TEST_F(Jit, FlagsLiveAcrossAMemoryAccess) {
   long_mode();
   put<std::uint64_t>(kData, 40);

@@ -154,9 +154,15 @@ Encoding Translator::parse(const std::uint8_t* bytes, const FormPlan& plan) cons
   unsigned at = 0;
   for (;; ++at) {
     const std::uint8_t b = bytes[at];
-    if (b == 0x66 || b == 0xF2 || b == 0xF3 || b == 0xF0)
-      out.prefixes[out.prefix_count++] = b;
-    else if (b != 0x67 && b != 0x2E && b != 0x36 && b != 0x3E && b != 0x26 && b != 0x64 && b != 0x65)
+    const bool kept = b == 0x66 || b == 0xF2 || b == 0xF3 || b == 0xF0;
+    const bool replaced = b == 0x67 || b == 0x2E || b == 0x36 || b == 0x3E || b == 0x26 || b == 0x64 || b == 0x65;
+    if (kept) out.prefixes[out.prefix_count++] = b;
+    // Only a REX right before the opcode counts (SDM vol. 2, 2.2.1).
+    if (wide_ && (b & 0xF0) == 0x40)
+      out.rex = b;
+    else if (kept || replaced)
+      out.rex = 0;
+    else
       break;
   }
   if (plan.vex) {
@@ -170,7 +176,6 @@ Encoding Translator::parse(const std::uint8_t* bytes, const FormPlan& plan) cons
     }
     out.opcode[out.opcode_count++] = bytes[at++];
   } else {
-    if (wide_ && (bytes[at] & 0xF0) == 0x40) out.rex = bytes[at++];
     out.opcode[out.opcode_count++] = bytes[at++];
     if (out.opcode[0] == 0x0F) {
       out.opcode[out.opcode_count++] = bytes[at++];
@@ -219,6 +224,7 @@ void Translator::emit_encoded(const std::uint8_t* bytes, const Insn& insn, const
     else
       hot_.byte(0xC0 | field | (plan.rm == Field::none ? raw.modrm & 7u : rm & 7));
   }
+  HUSK_CHECK(raw.immediate_at <= insn.length);
   hot_.bytes(bytes + raw.immediate_at, insn.length - raw.immediate_at);
 }
 

@@ -39,13 +39,17 @@ void Translator::emit_link(std::int64_t target, bool call) {
   Emitter::set_relative(hot_.at - 4, site.slot);
 }
 
-void Translator::emit_attention_check(std::int64_t target) {
-  hot_.cmp_gs_imm8(e_.gs(core_.attention_), 0);
-  hot_.jcc(kNotZero, cold_.at);
+void Translator::emit_cold_exit(std::int64_t target) {
   cold_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
   cold_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(target)}, wide_);
   cold_.store_gs(e_.gs(core_.s.rip), kHostR11);
   cold_.jmp(flags_ == Flags::spilled ? e_.stubs_.exit_spilled : e_.stubs_.exit_host);
+}
+
+void Translator::emit_attention_check(std::int64_t target) {
+  hot_.cmp_gs_imm8(e_.gs(core_.attention_), 0);
+  hot_.jcc(kNotZero, cold_.at);
+  emit_cold_exit(target);
 }
 
 void Translator::emit_exit(std::int64_t target, std::uint16_t live) {
@@ -96,6 +100,30 @@ void Translator::emit_loop(const Item& item) {
 // RET compares it with what the guest's stack says, and only if they agree returns the host's way. A mark of the mode
 // is added, so that the return of another mode does not agree.
 
+void Translator::emit_canonical_check(Emitter& e, const std::uint8_t* slow) {
+  e.mov(kHostR11, kHostR10);
+  e.shift_imm(4, kHostR11, 16);
+  e.shift_imm(7, kHostR11, 16);
+  e.rr(0x3B, kHostR11, kHostR10);
+  e.jcc(kNotZero, slow);
+}
+
+void Translator::emit_target(const Item& item) {
+  if (item.insn.memory) {
+    emit_address(item.insn, end_);
+    emit_check(item, word_, false);
+    hot_.rm(0x8B, kHostR10, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+  } else {
+    hot_.mov(kHostR10, value_of(item.insn.rm, kHostR10), wide_);
+  }
+  if (wide_) emit_canonical_check(hot_, cold_slow(item));
+}
+
+void Translator::abandon_sites() {
+  for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = nullptr;
+  open_count_ = 0;
+}
+
 void Translator::emit_near_call(const Item& item, bool indirect) {
   const Insn& insn = item.insn;
   const std::int64_t behind = end_;
@@ -108,27 +136,10 @@ void Translator::emit_near_call(const Item& item, bool indirect) {
   // Endless recursion is a loop without a back edge.
   cold_.cmp_gs_imm8(e_.gs(core_.attention_), 0);
   cold_.jcc(kZero, hot_.at);
-  cold_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
-  cold_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, item.offset}, wide_);
-  cold_.store_gs(e_.gs(core_.s.rip), kHostR11);
-  cold_.jmp(flags_ == Flags::spilled ? e_.stubs_.exit_spilled : e_.stubs_.exit_host);
+  emit_cold_exit(item.offset);
 
   if (indirect) {
-    if (insn.memory) {
-      emit_address(insn, end_);
-      emit_check(item, word_, false);
-      hot_.rm(0x8B, kHostR10, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
-    } else {
-      hot_.mov(kHostR10, value_of(insn.rm, kHostR10), wide_);
-    }
-    if (wide_) {
-      // #GP for a target that is not canonical (in 48 bits: with more, the interpreter looks again)
-      hot_.mov(kHostR11, kHostR10);
-      hot_.shift_imm(4, kHostR11, 16);
-      hot_.shift_imm(7, kHostR11, 16);
-      hot_.rr(0x3B, kHostR11, kHostR10);
-      hot_.jcc(kNotZero, cold_slow(item));
-    }
+    emit_target(item);
     hot_.store_gs(value, kHostR10);
   }
   hot_.lea(kHostR10, {kHostR15, HostAddress::kNone, 0, -static_cast<std::int32_t>(word_)}, wide_);
@@ -159,32 +170,15 @@ void Translator::emit_near_call(const Item& item, bool indirect) {
   const std::uint16_t live = flags_wanted(behind);
   if (live) want_flags();
   emit_link(behind, false);
-  // The interpreter does the whole call, which ends the block.
-  for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = nullptr;
-  open_count_ = 0;
+  abandon_sites();
 }
 
 void Translator::emit_jump_indirect(const Item& item) {
-  const Insn& insn = item.insn;
   free_flags(item.live_in);
-  if (insn.memory) {
-    emit_address(insn, end_);
-    emit_check(item, word_, false);
-    hot_.rm(0x8B, kHostR10, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
-  } else {
-    hot_.mov(kHostR10, value_of(insn.rm, kHostR10), wide_);
-  }
-  if (wide_) {
-    hot_.mov(kHostR11, kHostR10);
-    hot_.shift_imm(4, kHostR11, 16);
-    hot_.shift_imm(7, kHostR11, 16);
-    hot_.rr(0x3B, kHostR11, kHostR10);
-    hot_.jcc(kNotZero, cold_slow(item));
-  }
+  emit_target(item);
   // In line, so that the host predicts each such jump for itself.
   e_.emit_indirect(hot_, core_.mmu_index_, e_.stubs_.look_up);
-  for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = nullptr;
-  open_count_ = 0;
+  abandon_sites();
 }
 
 void Translator::emit_return(const Item& item) {
@@ -199,13 +193,7 @@ void Translator::emit_return(const Item& item) {
   hot_.rm(0x3B, kHostR11, {kHostRsp, HostAddress::kNone, 0, 8});
   std::uint8_t* const slow = wide_ ? cold_slow(item) : nullptr;
   hot_.jcc(kNotZero, cold_.at);
-  if (wide_) {
-    cold_.mov(kHostR11, kHostR10);
-    cold_.shift_imm(4, kHostR11, 16);
-    cold_.shift_imm(7, kHostR11, 16);
-    cold_.rr(0x3B, kHostR11, kHostR10);
-    cold_.jcc(kNotZero, slow);
-  }
+  if (wide_) emit_canonical_check(cold_, slow);
   cold_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, release}, wide_);
   cold_.load_gs(kHostRsp, e_.gs(e_.context_.return_stack));
   cold_.jmp(e_.stubs_.indirect[core_.mmu_index_]);
@@ -215,8 +203,7 @@ void Translator::emit_return(const Item& item) {
   hot_.alu_imm(4, kHostR11, -4096);
   hot_.store_gs(e_.gs(e_.context_.page_base), kHostR11);
   hot_.ret();
-  for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = nullptr;
-  open_count_ = 0;
+  abandon_sites();
 }
 
 // ---- stack ----

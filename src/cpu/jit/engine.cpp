@@ -329,19 +329,29 @@ std::int32_t Engine::return_mark(std::uint32_t key) const {
   return static_cast<std::int32_t>(mixed >> 34);
 }
 
-const std::uint8_t* Engine::dispatch() {
+Block* Engine::next_block(bool& global, const std::uint8_t*& exit) {
   context_.reload_vectors = context_.reload_x87 = 0;
   // The callers on the return stack may lie elsewhere now.
   if (mapping_changed_) context_.stack_pointer = context_.return_stack;
-  if (single_block_ || must_leave()) return leave(Flow::next);
-  core_.leave_block_ = false;
-  mapping_changed_ = false;
-  bool fault = false, global = false;
-  Block* const block = find_block(fault, global);
-  if (fault) return leave(Flow::fault);
-  if (!block) return leave(Flow::next);
-  give_state();
-  return block->entry;
+  bool fault = false;
+  Block* block = nullptr;
+  if (!single_block_ && !must_leave()) {
+    core_.leave_block_ = false;
+    mapping_changed_ = false;
+    block = find_block(fault, global);
+  }
+  if (block)
+    give_state();
+  else
+    exit = leave(fault ? Flow::fault : Flow::next);
+  return block;
+}
+
+const std::uint8_t* Engine::dispatch() {
+  bool global = false;
+  const std::uint8_t* exit = nullptr;
+  Block* const block = next_block(global, exit);
+  return block ? block->entry : exit;
 }
 
 const std::uint8_t* Engine::after_instruction(Flow flow, unsigned length, const std::uint8_t* resume) {
@@ -416,12 +426,10 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
   self.take_state();
   core->s.rip = self.context_.page_base + static_cast<std::uint64_t>(static_cast<std::int64_t>(site.offset));
   if (!core->code64()) core->s.rip &= 0xFFFFFFFF;
-  self.context_.reload_vectors = self.context_.reload_x87 = 0;
-  if (self.single_block_ || self.must_leave()) return self.leave(Flow::next);
-  bool fault = false, global = false;
-  Block* const block = self.find_block(fault, global);
-  if (fault) return self.leave(Flow::fault);
-  if (!block) return self.leave(Flow::next);
+  bool global = false;
+  const std::uint8_t* exit = nullptr;
+  Block* const block = self.next_block(global, exit);
+  if (!block) return exit;
   ++self.statistics_.links;
   self.cache_.link(site, *block);
   if (site.slot) {
@@ -429,7 +437,6 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
     (stays ? self.far_links_ : self.far_links_local_).push_back(&site);
     self.note_executable(core->s.rip, stays);
   }
-  self.give_state();
   return block->entry;
 }
 
@@ -438,19 +445,16 @@ const std::uint8_t* Engine::glue_indirect(Core* core, void*) {
   ++self.statistics_.lookups;
   self.take_state();
   const std::uint64_t rip = core->s.rip = self.context_.jump_target;
-  self.context_.reload_vectors = self.context_.reload_x87 = 0;
-  if (self.single_block_ || self.must_leave()) return self.leave(Flow::next);
-  bool fault = false, global = false;
-  Block* const block = self.find_block(fault, global);
-  if (fault) return self.leave(Flow::fault);
-  if (!block) return self.leave(Flow::next);
+  bool global = false;
+  const std::uint8_t* exit = nullptr;
+  Block* const block = self.next_block(global, exit);
+  if (!block) return exit;
   const unsigned table = core->mmu_index_;
   if (core->cpl_ != 0 || global) {
     const auto low = static_cast<std::uint32_t>(rip);
     self.context_.jumps[table][(low >> kJumpBits ^ low) & (kJumpEntries - 1)] = {rip, block->entry};
     self.note_executable(rip, core->cpl_ == 0);
   }
-  self.give_state();
   return block->entry;
 }
 

@@ -105,6 +105,8 @@ class Engine final : public interp::CodeEngine {
   const std::uint8_t* after_instruction(Flow flow, unsigned length, const std::uint8_t* resume);
   /// The code for the current CS:RIP, or the exit.
   const std::uint8_t* dispatch();
+  /// The same for who wants to remember the block; null: go to `exit`.
+  Block* next_block(bool& global, const std::uint8_t*& exit);
   const std::uint8_t* leave(Flow flow);
   /// Added to the guest addresses on the return stack, so that a RET in another mode does not take them for its own.
   std::int32_t return_mark(std::uint32_t key) const;

@@ -81,6 +81,12 @@ class Translator {
   void emit_exit(std::int64_t target, std::uint16_t live);
   void emit_link(std::int64_t target, bool call);
   void emit_attention_check(std::int64_t target);
+  /// Out of line: leaves translated code, to go on at `target` later.
+  void emit_cold_exit(std::int64_t target);
+  /// Where an indirect jump or call goes, into R10.
+  void emit_target(const Item& item);
+  /// #GP for R10 not canonical is `slow`'s to raise (in 48 bits: with more, the interpreter looks again).
+  static void emit_canonical_check(Emitter& e, const std::uint8_t* slow);
 
   // memory
   /// Linear address of the operand into R10; R11 is used. Touches no flags.
@@ -89,6 +95,8 @@ class Translator {
   void emit_check(const Item& item, unsigned bytes, bool write, unsigned align = 1);
   /// Code for the site is complete: the interpreter's result goes on here.
   void close_sites();
+  /// The same where the instruction ends the block: the interpreter does all of it.
+  void abandon_sites();
   std::uint8_t* cold_slow(const Item& item);
 
   // flags

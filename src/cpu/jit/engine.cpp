@@ -46,11 +46,12 @@ Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory)
     : core_(core),
       context_(*new(core.engine_area_.bytes) Context{}),
       cache_(std::move(memory)),
-      plans_(make_plans(core.model)),
-      dummy_(std::make_unique<std::uint8_t[]>(2 * mem::kPageSize)),
-      host_bmi2_(host_has(Feature::bmi2)),
-      host_avx_(host_has(Feature::avx)) {
+      dummy_(std::make_unique<std::uint8_t[]>(2 * mem::kPageSize)) {
   static_assert(sizeof(Context) <= Core::kEngineBytes);
+  const FeatureSet host = host_features();
+  plans_ = make_plans(core.model, host);
+  host_bmi2_ = host[static_cast<std::size_t>(Feature::bmi2)];
+  host_avx_ = host[static_cast<std::size_t>(Feature::avx)];
   // A non-canonical page that the guest cannot know: see emit_check() of the translator.
   std::uint64_t random = 0;
   HUSK_CHECK(getrandom(&random, sizeof random, 0) == sizeof random);

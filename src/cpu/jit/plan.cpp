@@ -178,7 +178,10 @@ Way special_way(const Form& form) {
   }
 }
 
-FormPlan plan_of(const Form& form, const CpuModel& model) {
+FormPlan plan_of(const Form& form, const CpuModel& model, const FeatureSet& host) {
+  const auto host_has = [&](Feature feature) {
+    return feature == Feature::none || host[static_cast<std::size_t>(feature)];
+  };
   FormPlan plan;
   plan.modrm = form.encoding.find('/') != std::string_view::npos;
   constexpr std::uint32_t kNever = kAttrRep | kAttrRepCond | kAttrNo64 | kAttrCpl0;
@@ -219,18 +222,26 @@ FormPlan plan_of(const Form& form, const CpuModel& model) {
 
 }  // namespace
 
-bool host_has(Feature feature) {
-  if (feature == Feature::none) return true;
-  const FeatureInfo& info = feature_info(feature);
-  unsigned r[4];
-  if (!__get_cpuid_count(info.leaf, info.subleaf, &r[0], &r[1], &r[2], &r[3])) return false;
-  return r[static_cast<unsigned>(info.reg)] >> info.bit & 1;
+FeatureSet host_features() {
+  FeatureSet features;
+  // CPUID costs microseconds on a virtual host: once a leaf, and features come by leaf.
+  unsigned leaf = 0, subleaf = 0, r[4] = {};
+  for (std::size_t i = 1; i < kFeatureCount; ++i) {
+    const FeatureInfo& info = feature_info(static_cast<Feature>(i));
+    if (info.leaf != leaf || info.subleaf != subleaf) {
+      leaf = info.leaf;
+      subleaf = info.subleaf;
+      if (!__get_cpuid_count(leaf, subleaf, &r[0], &r[1], &r[2], &r[3])) std::fill(std::begin(r), std::end(r), 0u);
+    }
+    features[i] = r[static_cast<unsigned>(info.reg)] >> info.bit & 1;
+  }
+  return features;
 }
 
-std::vector<FormPlan> make_plans(const CpuModel& model) {
+std::vector<FormPlan> make_plans(const CpuModel& model, const FeatureSet& host) {
   std::vector<FormPlan> plans;
   plans.reserve(forms().size());
-  for (const Form& form : forms()) plans.push_back(plan_of(form, model));
+  for (const Form& form : forms()) plans.push_back(plan_of(form, model, host));
   return plans;
 }
 

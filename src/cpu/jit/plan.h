@@ -57,11 +57,11 @@ struct FormPlan {
   OperandSize memory_size = OperandSize::none;
 };
 
-/// One plan a form of forms(), for a guest of this model on the host that this runs on: forms that the host lacks are
+/// One plan a form of forms(), for a guest of this model on a host with these features: forms that it lacks are
 /// left to the interpreter.
-std::vector<FormPlan> make_plans(const CpuModel& model);
-/// Whether the host has the feature, by its CPUID.
-bool host_has(Feature feature);
+std::vector<FormPlan> make_plans(const CpuModel& model, const FeatureSet& host);
+/// What the host's CPUID tells.
+FeatureSet host_features();
 
 /// Bytes that the memory operand of a copied instruction covers.
 unsigned memory_bytes(OperandSize size, const Insn& insn);

@@ -70,7 +70,7 @@ constexpr Tool kTools[] = {
 
 DoctorReport examine_host() {
   DoctorReport report;
-  report.kvm = probe_kvm();
+  report.kvm = probe_kvm(ProbeDepth::measure);
   if (const auto cpuinfo = host::read_text("/proc/cpuinfo")) report.cpu_name = proc_value(*cpuinfo, "model name");
   cpu_set_t allowed;
   if (::sched_getaffinity(0, sizeof allowed, &allowed) == 0) report.cores = static_cast<unsigned>(CPU_COUNT(&allowed));

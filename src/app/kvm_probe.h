@@ -26,9 +26,15 @@ const char* to_text(KvmReport::State state);
 /// emulated guests a few tens.
 inline constexpr double kHardwareSpeed = 200;
 
-/// Runs a small 64-bit guest for about a tenth of a second in a child process, so that a KVM that hangs or crashes
-/// takes nothing with it. Flags in /proc/cpuinfo prove nothing: there are hosts whose KVM works without them. Takes up
-/// to five seconds if KVM hangs. To be called before other threads are started.
-KvmReport probe_kvm(const std::string& device = "/dev/kvm");
+enum class ProbeDepth : unsigned char {
+  decide,   ///< only whether guests run at hardware speed: some microseconds of guest code, or a few milliseconds if
+            ///< slow
+  measure,  ///< how fast, over at least 60 ms
+};
+
+/// Runs a small 64-bit guest in a child process, so that a KVM that hangs or crashes takes nothing with it. Flags in
+/// /proc/cpuinfo prove nothing: there are hosts whose KVM works without them. Takes up to five seconds if KVM hangs. To
+/// be called before other threads are started.
+KvmReport probe_kvm(ProbeDepth depth, const std::string& device = "/dev/kvm");
 
 }  // namespace husk::app

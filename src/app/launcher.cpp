@@ -73,7 +73,7 @@ Status Launch::choose_accelerator(machine::MachineOptions& machine, std::string&
       own(AcceleratorKind::jit);
       return {};
     }
-    const KvmReport kvm = probe_kvm();
+    const KvmReport kvm = probe_kvm(ProbeDepth::decide);
     if (kvm.state == KvmReport::State::usable) {
       machine.accelerator = "kvm";
     } else {
@@ -90,7 +90,7 @@ Status Launch::choose_accelerator(machine::MachineOptions& machine, std::string&
     }
     machine.accelerator = "kvm";
     if (kind == config_.accelerators.back()) return {};
-    const KvmReport kvm = probe_kvm();
+    const KvmReport kvm = probe_kvm(ProbeDepth::decide);
     if (kvm.state == KvmReport::State::usable || kvm.state == KvmReport::State::slow) return {};
     log.info("accelerator kvm is {}: {}", to_text(kvm.state), kvm.detail);
   }

@@ -80,6 +80,16 @@ struct Virtio9pConfig {
   bool operator==(const Virtio9pConfig&) const = default;
 };
 
+/// A folder of the host as a file system that the guest mounts by its tag: `mount -t virtiofs TAG DIRECTORY`.
+struct VirtioFsConfig {
+  VirtioPlace place = {};
+  std::string tag = {};
+  std::string folder = {};  ///< id of a SharedFolder
+  unsigned queues = 1;      ///< for requests
+  std::uint16_t queue_size = 512;
+  bool operator==(const VirtioFsConfig&) const = default;
+};
+
 struct VirtioBalloonConfig {
   VirtioPlace place = {};
   bool deflate_on_oom = false;
@@ -88,7 +98,7 @@ struct VirtioBalloonConfig {
 };
 
 using VirtioConfig = std::variant<VirtioRngConfig, VirtioBlkConfig, VirtioNetConfig, VirtioConsoleConfig,
-                                  Virtio9pConfig, VirtioBalloonConfig>;
+                                  Virtio9pConfig, VirtioBalloonConfig, VirtioFsConfig>;
 
 enum class CacheMode : std::uint8_t { none, writeback, writethrough, directsync, unsafe };
 

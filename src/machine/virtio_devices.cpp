@@ -12,6 +12,7 @@
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/blk.h"
 #include "devices/virtio/console.h"
+#include "devices/virtio/fs.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
 
@@ -48,7 +49,8 @@ void give_back(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) 
 
 std::string_view kind_name(const VirtioConfig& config) {
   static constexpr std::string_view kNames[] = {"virtio_rng",     "virtio_blk", "virtio_net",
-                                                "virtio_console", "virtio_9p",  "virtio_balloon"};
+                                                "virtio_console", "virtio_9p",  "virtio_balloon",
+                                                "virtio_fs"};
   return kNames[config.index()];
 }
 
@@ -57,8 +59,8 @@ std::string_view kind_name(const VirtioConfig& config) {
 VirtioDevices::~VirtioDevices() {
   // Backends end what is under way before the devices that it belongs to go.
   for (auto& attached : attached_) {
-    if (!attached->block) continue;
-    attached->block->drain([] {});
+    if (attached->block) attached->block->drain([] {});
+    if (attached->fs) attached->fs->drain();
   }
 }
 
@@ -160,6 +162,18 @@ Status VirtioDevices::make(Attached& attached, const VirtioBalloonConfig& config
                                                                  .deflate_on_oom = config.deflate_on_oom,
                                                                  .free_page_reporting = config.free_page_reporting,
                                                                  .ring = ring_options(config.place)}));
+  return {};
+}
+Status VirtioDevices::make(Attached& attached, const VirtioFsConfig& config, const VirtioSpec& spec,
+                           const std::string& id) {
+  if (!spec.fs) return fail("{} has no folder", id);
+  attached.fs = HUSK_TRY(spec.fs(*attached.domain, id));
+  keep(attached, HUSK_TRY(virtio::Fs::create(environment(attached), *attached.fs,
+                                             {.id = id,
+                                              .tag = config.tag,
+                                              .queues = config.queues,
+                                              .queue_size = config.queue_size,
+                                              .ring = ring_options(config.place)})));
   return {};
 }
 

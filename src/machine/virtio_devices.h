@@ -8,6 +8,7 @@
 
 #include "core/backends.h"
 #include "core/block_backend.h"
+#include "core/fuse_backend.h"
 #include "core/net_backend.h"
 #include "devices/pci/bus.h"
 #include "devices/virtio/pci.h"
@@ -27,6 +28,7 @@ struct VirtioSpec {
   VirtioConfig config;
   BackendFactory<core::BlockBackend> block = {};
   BackendFactory<core::NetBackend> net = {};
+  BackendFactory<core::FuseBackend> fs = {};
   std::vector<BackendFactory<core::CharBackend>> ports = {};
 };
 
@@ -55,6 +57,7 @@ class VirtioDevices {
     std::vector<std::unique_ptr<core::CharBackend>> ports;
     std::unique_ptr<core::BlockBackend> block;
     std::unique_ptr<core::NetBackend> net;
+    std::unique_ptr<core::FuseBackend> fs;
     std::unique_ptr<core::Device> device;
     devices::virtio::VirtioDevice* virtio = nullptr;
     std::unique_ptr<devices::virtio::PciTransport> transport;
@@ -70,6 +73,7 @@ class VirtioDevices {
   Status make(Attached& attached, const VirtioConsoleConfig& config, const VirtioSpec& spec, const std::string& id);
   Status make(Attached& attached, const Virtio9pConfig& config, const VirtioSpec& spec, const std::string& id);
   Status make(Attached& attached, const VirtioBalloonConfig& config, const VirtioSpec& spec, const std::string& id);
+  Status make(Attached& attached, const VirtioFsConfig& config, const VirtioSpec& spec, const std::string& id);
   devices::virtio::Environment environment(Attached& attached) { return {memory_, *attached.clock, deps_.log}; }
 
   Deps deps_;

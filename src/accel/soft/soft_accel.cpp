@@ -74,6 +74,7 @@ class SoftVcpu final : public Vcpu {
         [this](mem::RamRegion& ram, std::uint64_t offset) { accel_.code_written(ram, offset, mem::kPageSize); });
     core_.on_page_forgotten(
         [this](mem::RamRegion& ram, std::uint64_t offset) { accel_.code_page_forgotten(*this, ram, offset); });
+    core_.on_sole_holder([this](mem::RamRegion& ram, std::uint64_t offset) { return accel_.sole_holder(*this, ram, offset); });
     // A spinning CPU waits for one that may have no host CPU to run on.
     core_.on_spin([this] {
       if (accel_.vcpus_.size() > 1) std::this_thread::yield();
@@ -245,6 +246,13 @@ void SoftAccel::code_page_marked(SoftVcpu& vcpu, mem::RamRegion& region, std::ui
   }
   for (SoftVcpu* other : vcpus_)
     if (other != &vcpu) other->core_.request_drop_write_access(region, offset);
+}
+
+bool SoftAccel::sole_holder(const SoftVcpu& vcpu, const mem::RamRegion& region, std::uint64_t offset) {
+  if (vcpus_.size() > 64) return false;
+  const std::lock_guard lock(holders_mutex_);
+  const auto found = holders_.find(region.data() + offset);
+  return found != holders_.end() && found->second == std::uint64_t{1} << vcpu.index_;
 }
 
 void SoftAccel::code_page_forgotten(SoftVcpu& vcpu, mem::RamRegion& region, std::uint64_t offset) {

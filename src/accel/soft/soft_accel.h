@@ -60,6 +60,7 @@ class SoftAccel final : public Accelerator {
 
   void code_written(mem::RamRegion& region, std::uint64_t offset, std::uint64_t length);
   void code_page_marked(SoftVcpu& vcpu, mem::RamRegion& region, std::uint64_t offset);
+  bool sole_holder(const SoftVcpu& vcpu, const mem::RamRegion& region, std::uint64_t offset);
   void code_page_forgotten(SoftVcpu& vcpu, mem::RamRegion& region, std::uint64_t offset);
 
   SoftAccelDeps deps_;

@@ -43,6 +43,11 @@ class BlockCache {
   bool full() const { return used_ >= kArenaInsns; }
   void clear();
   bool holds_page(const std::uint8_t* host_page) const { return pages_.contains(host_page); }
+  /// Which granules of the page blocks came from.
+  std::uint64_t granules(const std::uint8_t* host_page) const {
+    const auto found = pages_.find(host_page);
+    return found == pages_.end() ? 0 : found->second.granules;
+  }
 
  private:
   static constexpr unsigned kBucketBits = 16;

@@ -302,6 +302,8 @@ bool Core::fetch_page(std::uint64_t linear, const ExecEntry*& entry) {
   return true;
 }
 
+std::uint64_t Core::decoded_granules(const std::uint8_t* host_page) const { return blocks_->granules(host_page); }
+
 void Core::mark_code_page(mem::RamRegion& ram, std::uint64_t page_offset) {
   ram.set_page_flags(page_offset, mem::RamRegion::kHasCode);
   drop_write_access(ram.data() + page_offset);
@@ -340,6 +342,7 @@ Flow Core::run_block() {
     // Invalid: alone.
     if (count == 0) return execute_uncached();
     block = blocks_->add(ram, code, block_key_, bytes, insns.data(), count);
+    if (engine_) engine_->code_decoded(ram.data() + page_offset);
   }
   if (!flat && s.rip + block->bytes - 1 > s.seg[kCs].limit) [[unlikely]]
     return execute_uncached();

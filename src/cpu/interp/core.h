@@ -127,6 +127,8 @@ class CodeEngine {
   virtual void page_flushed(std::uint64_t linear) = 0;
   /// Cached writability of one page of RAM, or of all (null), is no longer valid. True if there was any.
   virtual bool write_access_dropped(const std::uint8_t* host_page) = 0;
+  /// The interpreter decoded more of a page of RAM.
+  virtual void code_decoded(const std::uint8_t* host_page) = 0;
 };
 
 class Core final : public core::CpuPins {
@@ -433,6 +435,15 @@ class Core final : public core::CpuPins {
   /// True if there was any.
   bool drop_write_access();
   bool drop_write_access(const std::uint8_t* host_page);
+  /// Asked whether this CPU alone holds code of that page of RAM; without an answer it does not.
+  void on_sole_holder(std::function<bool(mem::RamRegion&, std::uint64_t page_offset)> asked) {
+    sole_holder_ = std::move(asked);
+  }
+  bool sole_code_holder(mem::RamRegion& ram, std::uint64_t page_offset) {
+    return sole_holder_ && sole_holder_(ram, page_offset);
+  }
+  /// Granules (mem::granules_of) of a page of RAM that instructions were decoded from.
+  std::uint64_t decoded_granules(const std::uint8_t* host_page) const;
   /// Called now and then while the guest waits in a loop (PAUSE).
   void on_spin(std::function<void()> told) { spinning_ = std::move(told); }
   void note_pause() {
@@ -486,6 +497,8 @@ class Core final : public core::CpuPins {
   static constexpr unsigned kTlbBits = 10;
   static constexpr std::size_t kTlbSize = std::size_t{1} << kTlbBits;
   static constexpr std::uint64_t kInvalidTag = 0x8000'0000'0000'0000;  ///< non-canonical, so never a page
+  /// Flipped in the write_tag of a page that could be written directly but for the code that is in it.
+  static constexpr std::uint64_t kOnlyCodeForbids = 0x4000'0000'0000'0000;
   enum MmuIndex : unsigned { kMmuUser, kMmuSupervisor, kMmuSupervisorAc, kMmuCount };
   enum Attention : std::uint32_t {
     kAttentionInterrupt = 1, kAttentionNmi = 2, kAttentionSmi = 4, kAttentionInit = 8, kAttentionSipi = 16,
@@ -548,6 +561,7 @@ class Core final : public core::CpuPins {
   std::atomic<std::uint8_t> sipi_vector_{0};
   std::function<void()> wake_;
   std::function<void(mem::RamRegion&, std::uint64_t)> code_page_marked_, late_drop_, page_forgotten_;
+  std::function<bool(mem::RamRegion&, std::uint64_t)> sole_holder_;
   std::function<void()> spinning_;
   unsigned pauses_ = 0;
   /// What other threads ask about pages of RAM.
@@ -583,8 +597,11 @@ class Core final : public core::CpuPins {
   /// Address-space tags (paging.cpp): [pcid] -> tag, 0 for none given yet.
   std::array<std::uint16_t, 4096> space_tags_{};
   std::uint16_t next_space_tag_ = 1;
-  std::array<bool, 1024> large_seen_{};  ///< [2M page modulo 1024]: a large page may be cached as 4K pieces
-  std::array<bool, 512> huge_seen_{};    ///< [1G page modulo 512]: a page of 1G may be
+  // Programs and the system's map of all memory must not meet in one entry.
+  static std::size_t large_index(std::uint64_t la) { return ((la >> 21) & 1023) | (la >> 63) << 10; }
+  static std::size_t huge_index(std::uint64_t la) { return ((la >> 30) & 511) | (la >> 63) << 9; }
+  std::array<bool, 2048> large_seen_{};  ///< [large_index()]: a large page may be cached as 4K pieces
+  std::array<bool, 1024> huge_seen_{};   ///< [huge_index()]: a page of 1G may be
   std::uint8_t* walk_ram_ = nullptr;     ///< the RAM that the last page-table entry was in: host address, gpa, length
   std::uint64_t walk_ram_gpa_ = 0, walk_ram_length_ = 0;
   mem::RamRegion* walk_region_ = nullptr;
@@ -603,7 +620,7 @@ class Core final : public core::CpuPins {
   CodeEngine* engine_ = nullptr;
   /// The engine's own data, at a fixed distance from the state above, so that its code reaches both through one register.
   /// Not initialised here: untouched pages cost nothing without an engine.
-  static constexpr std::size_t kEngineBytes = std::size_t{1216} << 10;
+  static constexpr std::size_t kEngineBytes = std::size_t{1420} << 10;
   struct alignas(64) EngineArea {
     EngineArea() {}  // NOLINT(modernize-use-equals-default): = default would fill with zeros
     std::byte bytes[kEngineBytes];

@@ -56,8 +56,12 @@ void Core::fill_tlb(std::uint64_t linear, const Translation& t, AccessKind, bool
   const std::uint64_t page = align_down(linear, mem::kPageSize);
   const std::uint64_t tag = page | pcid_;
   TlbEntry& entry = tlb_[mmu_index_for(user)][tlb_index(linear)];
-  const bool direct_write = t.writable && target.writable && target.ram->page_flags(target.offset) == 0;
-  entry = {tag, direct_write ? tag : kInvalidTag,
+  std::uint64_t write_tag = kInvalidTag;
+  if (t.writable && target.writable) {
+    const std::uint8_t flags = target.ram->page_flags(target.offset);
+    write_tag = flags == 0 ? tag : flags == mem::RamRegion::kHasCode ? tag ^ kOnlyCodeForbids : kInvalidTag;
+  }
+  entry = {tag, write_tag,
            reinterpret_cast<std::uintptr_t>(target.ram->data() + target.offset) - page, t.global};
 }
 

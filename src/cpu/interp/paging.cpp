@@ -72,8 +72,8 @@ void Core::flush_tlb_page(std::uint64_t linear) {
   for (auto& table : tlb_) table[index].read_tag = table[index].write_tag = kInvalidTag;
   for (auto& table : exec_tlb_) table[index].tag = kInvalidTag;
   // INVLPG forgets every piece of a large page (SDM vol. 3, 4.10.4.1). 22 bits cover the 4 MiB pages of 32-bit paging.
-  if (huge_seen_[(linear >> 30) & 511]) SystemOps::invalidate_large(*this, linear, 30);
-  else if (large_seen_[(linear >> 21) & 1023]) SystemOps::invalidate_large(*this, linear, 22);
+  if (huge_seen_[huge_index(linear)]) SystemOps::invalidate_large(*this, linear, 30);
+  else if (large_seen_[large_index(linear)]) SystemOps::invalidate_large(*this, linear, 22);
   if (engine_) engine_->page_flushed(linear);
   leave_block_ = true;
 }
@@ -180,10 +180,10 @@ bool Core::translate(std::uint64_t linear, AccessKind kind, bool user, Translati
     }
     if (changed) [[unlikely]] continue;  // another CPU changed the entry between the read and the update: walk again
     if (walk.page_size > mem::kPageSize) {
-      if (walk.page_size > (std::uint64_t{1} << 22)) huge_seen_[(linear >> 30) & 511] = true;
+      if (walk.page_size > (std::uint64_t{1} << 22)) huge_seen_[huge_index(linear)] = true;
       else {
-        large_seen_[(linear >> 21) & 1023] = true;
-        if (walk.page_size == std::uint64_t{1} << 22) large_seen_[((linear >> 21) & 1023) ^ 1] = true;
+        large_seen_[large_index(linear)] = true;
+        if (walk.page_size == std::uint64_t{1} << 22) large_seen_[large_index(linear) ^ 1] = true;
       }
     }
     out = {.gpa = walk.gpa,

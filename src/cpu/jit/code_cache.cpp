@@ -65,6 +65,7 @@ Block* CodeCache::add(mem::RamRegion& ram, const Block& made) {
   const std::uint64_t page_offset = align_down(offset, mem::kPageSize);
   Page& page = pages_.try_emplace(ram.data() + page_offset, Page{&ram, page_offset}).first->second;
   page.granules |= mem::granules_of(offset, made.bytes) | made.looked_at;
+  page.idle_writes = 0;
   Block& block = blocks_.emplace_back(made);
   Block*& bucket = buckets_[bucket_of(block.code, block.key)];
   block.next_in_bucket = bucket;
@@ -146,6 +147,13 @@ bool CodeCache::written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t
   if (found == pages_.end()) return true;
   Page& page = found->second;
   const std::uint64_t granules = mem::granules_of(offset, length);
+  // A page that is filled anew is another page.
+  constexpr std::uint64_t kAnew = 1024;
+  constexpr unsigned kIdleWrites = 4;
+  if (!page.blocks && (++page.idle_writes >= kIdleWrites || length >= kAnew)) {
+    pages_.erase(found);
+    return true;
+  }
   if (!(page.granules & granules)) return false;
   page.granules = 0;
   const std::uint64_t in_page = offset - page.offset;
@@ -161,7 +169,7 @@ bool CodeCache::written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t
       at = &block->next_in_page;
     }
   }
-  if (page.blocks) return false;
+  if (page.blocks || length < kAnew) return false;
   pages_.erase(found);
   return true;
 }

@@ -86,8 +86,13 @@ class CodeCache {
   }
   Block* add(mem::RamRegion& ram, const Block& made);
   bool holds_page(const std::uint8_t* host_page) const { return pages_.contains(host_page); }
+  /// Which granules of the page code came from or looked at.
+  std::uint64_t granules(const std::uint8_t* host_page) const {
+    const auto found = pages_.find(host_page);
+    return found == pages_.end() ? 0 : found->second.granules;
+  }
   /// Drops the blocks of a page that overlap the written bytes; their incoming links ask anew. `dropped` counts them.
-  /// True if the page has none left.
+  /// True if the page has none left, and has not had any for a while: code that is changed comes back.
   bool written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length, unsigned& dropped);
 
   /// Takes a block out, so that it is translated anew when it is next wanted. Its code stays, but begins with a jump
@@ -111,6 +116,7 @@ class CodeCache {
     std::uint64_t offset;
     std::uint64_t granules = 0;  ///< bit n: some block has bytes in [64n, 64n+64)
     Block* blocks = nullptr;
+    unsigned idle_writes = 0;  ///< since the last block went
   };
   static std::size_t bucket_of(const std::uint8_t* code, std::uint32_t key) {
     const std::uint64_t mixed =

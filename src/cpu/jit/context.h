@@ -36,6 +36,15 @@ enum SlotMark : std::uint64_t {
   kEmptyListed = 2,  ///< holds no page
 };
 
+/// A page that holds code of this CPU and is written beside it: stores that meet none of the code need nobody's leave.
+struct BesidePage {
+  std::uint64_t page;      ///< linear address, or an invalid one
+  std::uint64_t addend;    ///< host address minus linear address
+  std::uint64_t granules;  ///< as mem::granules_of(): where code is
+  std::uint64_t writes;    ///< left until the store is looked at again
+};
+inline constexpr unsigned kBesidePages = 16;
+
 /// A guest address that was jumped to indirectly, and where its code is.
 struct JumpEntry {
   std::uint64_t rip;
@@ -56,6 +65,7 @@ struct Context {
   std::uint64_t stack_pointer;       ///< host RSP of the code that called a stub, and where it goes on
   std::uint64_t return_stack_limit;  ///< below it the return stack is emptied
   void* self;                        ///< the Core
+  std::uint64_t missed;              ///< linear address of the store that the interpreter is asked to do
   std::uint32_t host_mxcsr;
   std::uint8_t vectors_resident;  ///< XMM/YMM and MXCSR of the guest are in the host's
   std::uint8_t reload_vectors;    ///< a stub is to make them resident before it goes on
@@ -66,14 +76,21 @@ struct Context {
   std::uint8_t reload_x87;        ///< as reload_vectors
   std::uint8_t x87[112];          ///< FNSAVE's image (SDM vol. 1, figure 8-9 and following)
   DataSlot slots[kDataSlots];
-  TlbSlot tlb[3][2][kTlbEntries];    ///< by Core::MmuIndex, for loads and for stores
-  std::uint32_t filled[3][kFilled];  ///< slots of both kinds in use, by their distance from GS; by Core::MmuIndex
-  JumpEntry jumps[3][kJumpEntries];  ///< by Core::MmuIndex
+  TlbSlot tlb[3][2][kTlbEntries];  ///< by Core::MmuIndex, for loads and for stores
+  /// For each slot in its order, of either kind: number modulo 2^16 of the linear page and (stores only) of the host
+  /// page that it was last given, to find slots by.
+  std::uint16_t linear_tags[kDataSlots];
+  std::uint16_t host_tags[kDataSlots];
+  std::uint16_t tlb_host_tags[3][2][kTlbEntries];
+  BesidePage beside[3][kBesidePages];  ///< by Core::MmuIndex and page number
+  std::uint32_t filled[3][kFilled];    ///< slots of both kinds in use, by their distance from GS; by Core::MmuIndex
+  JumpEntry jumps[3][kJumpEntries];    ///< by Core::MmuIndex
 };
 
 /// A memory operand, for the stub that its fast path falls back on. Its layout is known to the stubs.
 struct MemorySite {
   const std::uint8_t* resume;           ///< in the fast path, behind the check
+  const std::uint8_t* checked;          ///< where R10 holds the host address
   DataSlot* slot;                       ///< null: the operand is looked up by page number
   std::uint32_t room;                   ///< a page's size less the operand's
   std::uint32_t patience;               ///< misses until another form is tried

@@ -1,6 +1,7 @@
 // husk: the JIT of one vCPU: what translated code asks for
 #include "cpu/jit/engine.h"
 
+#include <emmintrin.h>
 #include <sys/auxv.h>
 #include <sys/random.h>
 
@@ -62,6 +63,8 @@ Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory)
   for (auto& tables : context_.tlb)
     for (auto& table : tables)
       for (TlbSlot& slot : table) make_empty(slot, kEmpty);
+  beside_used_ = true;
+  forget_beside();
   make_stubs();
   cache_.set_link_stub(stubs_.link_host);
   cache_.keep_all();
@@ -101,7 +104,53 @@ bool Engine::empty_slots(unsigned mmu_index, SlotMark mark, Drops&& drops) {
   return any;
 }
 
+template <class Each>
+void Engine::slots_tagged(const std::uint16_t (&tags)[kDataSlots], unsigned mmu_index, bool write,
+                          std::uint64_t page_number, Each&& each) {
+  constexpr unsigned kRun = 64;
+  const auto [first, count] = kSlotShares[mmu_index][write];
+  const auto wanted = static_cast<std::uint16_t>(page_number);
+  const __m128i everywhere = _mm_set1_epi16(static_cast<short>(wanted));
+  const unsigned used = std::min(count, align_up(next_slot_[mmu_index][write], kRun));
+  static_assert(kDataSlots % kRun == 0);
+  for (unsigned at = first; at < first + used; at += kRun) {
+    __m128i any = _mm_setzero_si128();
+    for (unsigned i = 0; i < kRun; i += 8) {
+      const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(&tags[at + i]));
+      any = _mm_or_si128(any, _mm_cmpeq_epi16(eight, everywhere));
+    }
+    if (_mm_movemask_epi8(any) == 0) continue;
+    for (unsigned i = 0; i < kRun; ++i)
+      if (tags[at + i] == wanted) each(context_.slots[at + i]);
+  }
+}
+
+void Engine::forget_beside() {
+  if (!beside_used_) return;
+  beside_used_ = false;
+  for (auto& pages : context_.beside)
+    for (BesidePage& beside : pages) beside.page = invalid_page_;
+}
+
+void Engine::note_beside(mem::RamRegion& ram, std::uint64_t page_offset) {
+  const std::uint64_t linear = std::exchange(context_.missed, 0);
+  const std::uint64_t page = align_down(linear, mem::kPageSize);
+  const unsigned mmu_index = core_.mmu_index_;
+  const std::uint8_t* const host = ram.data() + page_offset;
+  const Core::TlbEntry& entry = core_.tlb_[mmu_index][Core::tlb_index(linear)];
+  if (entry.write_tag != ((page | core_.pcid_) ^ Core::kOnlyCodeForbids) ||
+      entry.addend + page != reinterpret_cast<std::uintptr_t>(host) || !core_.sole_code_holder(ram, page_offset))
+    return;
+  constexpr std::uint64_t kWrites = 256;
+  context_.beside[mmu_index][(page >> 12) % kBesidePages] = {
+      page, entry.addend, cache_.granules(host) | core_.decoded_granules(host), kWrites};
+  beside_used_ = true;
+}
+
+void Engine::code_decoded(const std::uint8_t*) { forget_beside(); }
+
 void Engine::reset_slots(bool keep_global) {
+  forget_beside();
   for (const unsigned mmu_index : {Core::kMmuUser, Core::kMmuSupervisor, Core::kMmuSupervisorAc}) {
     if (mmu_index == Core::kMmuSupervisor) {
       if (keep_global && !context_.local_supervisor) continue;
@@ -142,12 +191,24 @@ void Engine::space_changed(bool keep_global) {
 void Engine::page_flushed(std::uint64_t linear) {
   ++statistics_.pages;
   // Pieces of a large page go together, as in Core::flush_tlb_page().
-  const unsigned shift = core_.huge_seen_[(linear >> 30) & 511]     ? 30
-                         : core_.large_seen_[(linear >> 21) & 1023] ? 22
-                                                                    : 12;
+  const unsigned shift = core_.huge_seen_[Core::huge_index(linear)]     ? 30
+                         : core_.large_seen_[Core::large_index(linear)] ? 22
+                                                                        : 12;
   const std::uint64_t number = linear >> shift;
-  for (unsigned mmu_index = 0; mmu_index < Core::kMmuCount; ++mmu_index)
-    empty_slots(mmu_index, kEmptyListed, [=](std::uint64_t page, std::uint64_t) { return page >> shift == number; });
+  forget_beside();
+  for (unsigned mmu_index = 0; mmu_index < Core::kMmuCount; ++mmu_index) {
+    if (shift != 12) {
+      empty_slots(mmu_index, kEmptyListed, [=](std::uint64_t page, std::uint64_t) { return page >> shift == number; });
+      continue;
+    }
+    for (const bool write : {false, true}) {
+      slots_tagged(context_.linear_tags, mmu_index, write, number, [&](DataSlot& slot) {
+        if (slot.page >> 12 == number) make_empty(slot, kEmptyListed);
+      });
+      TlbSlot& entry = context_.tlb[mmu_index][write][number % kTlbEntries];
+      if (entry.page >> 12 == number) make_empty(entry, kEmptyListed);
+    }
+  }
   for (const bool global : {true, false}) {
     const auto& pages = executable_[global];
     const bool met = shift == 12 ? pages.contains(number)
@@ -164,12 +225,23 @@ bool Engine::write_access_dropped(const std::uint8_t* host_page) {
     reset_slots(false);
     return true;
   }
-  // Loads through the page's slots are as good as before, but take the same way.
-  bool any = false;
-  for (unsigned mmu_index = 0; mmu_index < Core::kMmuCount; ++mmu_index)
-    any |= empty_slots(mmu_index, kEmptyListed, [host_page](std::uint64_t, std::uint64_t host) {
-      return host == reinterpret_cast<std::uintptr_t>(host_page);
+  const auto host = reinterpret_cast<std::uintptr_t>(host_page);
+  bool any = beside_used_;
+  forget_beside();
+  for (unsigned mmu_index = 0; mmu_index < Core::kMmuCount; ++mmu_index) {
+    slots_tagged(context_.host_tags, mmu_index, true, host >> 12, [&](DataSlot& slot) {
+      if (slot.page + slot.addend != host) return;
+      make_empty(slot, kEmptyListed);
+      any = true;
     });
+    auto& table = context_.tlb[mmu_index][1];
+    for (unsigned i = 0; i < kTlbEntries; ++i) {
+      if (context_.tlb_host_tags[mmu_index][1][i] != static_cast<std::uint16_t>(host >> 12) || table[i].host != host)
+        continue;
+      make_empty(table[i], kEmptyListed);
+      any = true;
+    }
+  }
   return any;
 }
 
@@ -181,6 +253,9 @@ bool Engine::code_written(mem::RamRegion& ram, std::uint64_t offset, std::uint64
     code_dropped_ = true;
     // Without room for the jumps to their successors the dropped blocks must not be entered again.
     if (cache_.full()) flush_wanted_ = true;
+  } else if (!none_left) {
+    beside_ram_ = &ram;
+    beside_offset_ = align_down(offset, mem::kPageSize);
   }
   return none_left;
 }
@@ -282,6 +357,7 @@ Block* Engine::find_block(bool& fault, bool& global) {
     flush_wanted_ = true;
     return nullptr;
   }
+  forget_beside();
   const auto start = std::chrono::steady_clock::now();
   Block* const block =
       Translator(*this).translate(*entry->ram, entry->offset, static_cast<unsigned>(linear & 0xFFF), block_key);
@@ -388,7 +464,10 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   self.take_state();
   core->s.rip = self.context_.page_base + site.offset;
   // An instruction that reaches into the next page is fetched anew, whatever is mapped there now.
-  if (!site.code) return self.after_instruction(core->execute_uncached(), 0, site.after);
+  if (!site.code) {
+    self.context_.missed = 0;
+    return self.after_instruction(core->execute_uncached(), 0, site.after);
+  }
   if (!site.insn) {
     CallSite& decoded = self.cache_.new_call_site();
     HUSK_CHECK(decode({site.code, site.length}, core->code_size_, decoded.insn) == DecodeStatus::ok);
@@ -396,7 +475,11 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
     site.insn = &decoded.insn;
   }
   ++core->instructions_;
+  self.beside_ram_ = nullptr;
   const Flow flow = site.insn->handler(*core, *site.insn);
+  if (self.beside_ram_ && flow == Flow::next && self.context_.missed)
+    self.note_beside(*self.beside_ram_, self.beside_offset_);
+  self.context_.missed = 0;
   return self.after_instruction(flow, site.insn->length, site.after);
 }
 

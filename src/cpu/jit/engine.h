@@ -45,6 +45,7 @@ class Engine final : public interp::CodeEngine {
   void space_changed(bool keep_global) override;
   void page_flushed(std::uint64_t linear) override;
   bool write_access_dropped(const std::uint8_t* host_page) override;
+  void code_decoded(const std::uint8_t* host_page) override;
 
   /// For tests: each run() ends with the block it began with.
   void set_single_block(bool on) { single_block_ = on; }
@@ -90,6 +91,7 @@ class Engine final : public interp::CodeEngine {
   void emit_save_registers(Emitter& e) const;
   void emit_load_registers(Emitter& e) const;
   std::uint8_t* emit_trampoline(Emitter& e, Glue glue);
+  void emit_beside(Emitter& e, unsigned mmu_index);
   void emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::uint8_t* wander);
   void emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow) const;
 
@@ -126,6 +128,13 @@ class Engine final : public interp::CodeEngine {
   /// Puts every slot of either kind and of that privilege out of use whose {linear page, host page} `drops` says so of.
   template <class Drops>
   bool empty_slots(unsigned mmu_index, SlotMark mark, Drops&& drops);
+  /// Calls `each` for the DataSlots of that kind in use whose tag it is (others had it once).
+  template <class Each>
+  void slots_tagged(const std::uint16_t (&tags)[kDataSlots], unsigned mmu_index, bool write, std::uint64_t page_number,
+                    Each&& each);
+  /// The store of context_.missed went to a page with code, and met none.
+  void note_beside(mem::RamRegion& ram, std::uint64_t page_offset);
+  void forget_beside();
   void make_empty(DataSlot& slot, SlotMark mark) const;
   void make_empty(TlbSlot& slot, SlotMark mark) const;
   /// For a new memory operand of that privilege; slots are shared in turn.
@@ -145,6 +154,9 @@ class Engine final : public interp::CodeEngine {
   bool flush_wanted_ = false;
   bool single_block_ = false;
   unsigned next_slot_[3][2] = {};
+  bool beside_used_ = false;               ///< some Context::beside is in use
+  mem::RamRegion* beside_ram_ = nullptr;   ///< region of the page where a store met no code, since it was last asked
+  std::uint64_t beside_offset_ = 0;        ///< the page's offset in it
   std::uint64_t invalid_page_ = 0;         ///< matches no address that a guest would guess
   std::unique_ptr<std::uint8_t[]> dummy_;  ///< what an empty slot would reach
   std::uintptr_t dummy_page_ = 0;

@@ -135,6 +135,49 @@ TEST_F(Jit, DataBesideCodeDropsNothing) {
   EXPECT_EQ(get<std::uint64_t>(kCode + 256), 1000u);
   EXPECT_EQ(engine->statistics().dropped, 0u);
 }
+TEST_F(Jit, StoresBesideCodeStayInTranslatedCode) {
+  long_mode();
+  core->on_sole_holder([](mem::RamRegion&, std::uint64_t) { return true; });
+  // again: inc qword [rip + 256 - 7]; dec ecx; jnz again; hlt
+  code(kCode, {0x48, 0xFF, 0x05, 0xF9, 0, 0, 0, 0xFF, 0xC9, 0x75, 0xF5, 0xF4});
+  core->s.gpr[kRcx] = 10000;
+  run();
+  EXPECT_EQ(get<std::uint64_t>(kCode + 256), 10000u);
+  EXPECT_LE(engine->statistics().slow_accesses, 10000u / 256 + 2);
+}
+TEST_F(Jit, StoreBesideCodeIsSeenOnceItIsCodeToo) {
+  long_mode();
+  core->on_sole_holder([](mem::RamRegion&, std::uint64_t) { return true; });
+  // again: inc dword [rip + 512 - 6], the immediate of mov eax, imm32; ret at 511; from the 5th time on it is called
+  // too cmp ecx, 5; ja skip; call 511; skip: dec ecx; jnz again; hlt
+  code(kCode, {0xFF, 0x05, 0xFA, 1, 0, 0, 0x83, 0xF9, 5, 0x77, 5, 0xE8, 0xEF, 1, 0, 0, 0xFF, 0xC9, 0x75, 0xEC, 0xF4});
+  code(kCode + 511, {0xB8, 0, 0, 0, 0, 0xC3});
+  core->s.gpr[kRcx] = 100;
+  rax() = 0;
+  run();
+  EXPECT_EQ(rax(), 100u);
+  EXPECT_GE(engine->statistics().dropped, 4u);
+}
+TEST_F(Jit, StoreAcrossTheEdgeOfCodeIsSeen) {
+  long_mode();
+  core->on_sole_holder([](mem::RamRegion&, std::uint64_t) { return true; });
+  // mov [rbx], rdx; mov [rsi], rdx; call 64; hlt. At 64: mov al, 1; ret
+  code(kCode, {0x48, 0x89, 0x13, 0x48, 0x89, 0x16, 0xE8, 0x35, 0, 0, 0, 0xF4});
+  code(kCode + 64, {0xB0, 1, 0xC3});
+  core->s.gpr[kRbx] = kCode + 128;
+  core->s.gpr[kRsi] = kCode + 136;
+  for (int i = 0; i < 2; ++i) {
+    core->s.rip = kCode;
+    run();
+    EXPECT_EQ(rax() & 0xFF, 1u);
+  }
+  // Bytes 59 to 66: the last three are mov al, 9; ret.
+  core->s.gpr[kRsi] = kCode + 59;
+  core->s.gpr[kRdx] = 0xC309'B000'0000'0000;
+  core->s.rip = kCode;
+  run();
+  EXPECT_EQ(rax() & 0xFF, 9u);
+}
 TEST_F(Jit, SameCodeAtTwoAddressesIsTranslatedOnce) {
   long_mode();
   put<std::uint64_t>(kPd + 4 * 8, 0x87);

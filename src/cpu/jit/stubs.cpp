@@ -87,6 +87,50 @@ std::uint8_t* Engine::emit_trampoline(Emitter& e, Glue glue) {
   return start;
 }
 
+/// A store to RDX's page, which is not in the TLB as writable: R10 linear address, R11 MemorySite, RAX to RDX free.
+/// Falls through if the interpreter is to do it.
+void Engine::emit_beside(Emitter& e, unsigned mmu_index) {
+  const auto site = [](std::size_t offset) {
+    return HostAddress{kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(offset)};
+  };
+  const auto entry = [&](std::size_t offset) {
+    return gs(context_.beside[mmu_index][0]) + static_cast<std::int32_t>(offset);
+  };
+  static_assert(sizeof(BesidePage) == 32);
+  std::uint8_t* others[5];
+  e.mov(kHostRax, kHostRdx);
+  e.shift_imm(5, kHostRax, 12);
+  e.alu_imm(4, kHostRax, kBesidePages - 1, false);
+  e.shift_imm(4, kHostRax, 5, false);
+  e.gs(0x3B, kHostRdx, entry(offsetof(BesidePage, page)), true, kHostRax);
+  others[0] = e.jcc_forward(kNotZero);
+  // RDX is the page of the last byte.
+  e.rr(0x33, kHostRdx, kHostR10);
+  e.rm(0x8B, kHostRcx, site(offsetof(MemorySite, room)), false);
+  e.rr(0x3B, kHostRdx, kHostRcx);
+  others[1] = e.jcc_forward(kAbove);
+  // A bit number in a register is taken modulo 64: no operand is larger than a granule, so its ends tell.
+  e.gs(0x8B, kHostRdx, entry(offsetof(BesidePage, granules)), true, kHostRax);
+  e.mov(kHostRcx, kHostR10);
+  e.shift_imm(5, kHostRcx, 6);
+  e.rr(0xA30F, kHostRcx, kHostRdx);  // bt
+  others[2] = e.jcc_forward(kBelow);
+  e.rm(0xB60F, kHostRcx, site(offsetof(MemorySite, last)), false);
+  e.rr(0x03, kHostRcx, kHostR10);
+  e.shift_imm(5, kHostRcx, 6);
+  e.rr(0xA30F, kHostRcx, kHostRdx);
+  others[3] = e.jcc_forward(kBelow);
+  e.gs(0x83, 5, entry(offsetof(BesidePage, writes)), true, kHostRax);  // sub, 1
+  e.byte(1);
+  others[4] = e.jcc_forward(kBelow);
+  e.gs(0x03, kHostR10, entry(offsetof(BesidePage, addend)), true, kHostRax);
+  e.load_gs(kHostRax, gs(context_.rax));
+  e.load_gs(kHostRcx, gs(context_.rcx));
+  e.load_gs(kHostRdx, gs(context_.rdx));
+  e.rm(0xFF, 4, site(offsetof(MemorySite, checked)), false);  // jmp
+  for (std::uint8_t* other : others) e.bind(other);
+}
+
 void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::uint8_t* wander) {
   using TlbEntry = interp::Core::TlbEntry;
   static_assert(sizeof(TlbEntry) == 32 && sizeof(TlbSlot) == 16);
@@ -137,6 +181,16 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
     e.bind_short(global);
   }
   tlb_index();
+  if (write) {
+    e.push(kHostRcx);
+    e.push(kHostRax);
+    e.shift_imm(5, kHostRax, 3);
+    e.shift_imm(5, kHostRcx, 12);
+    e.byte(0x66);
+    e.gs(0x89, kHostRcx, gs(context_.tlb_host_tags[mmu_index][1][0]), false, kHostRax);
+    e.pop(kHostRax);
+    e.pop(kHostRcx);
+  }
   e.gs(0xF6, 0, table, false, kHostRax);  // test byte: listed?
   e.byte(kEmpty);
   std::uint8_t* const listed = e.jcc_short(kZero);
@@ -158,9 +212,11 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   std::uint8_t* const has_slot = e.jcc_forward(kNotZero);
   // The site has no slot: it looks in the table again.
   e.rm(0xFF, 4, site(offsetof(MemorySite, resume)), false);  // jmp
-  e.bind(misaligned);
   e.bind(miss);
+  if (write) emit_beside(e, mmu_index);
+  e.bind(misaligned);
   restore();
+  if (write) e.store_gs(gs(context_.missed), kHostR10);
   e.jmp(stubs_.slow);
 
   stubs_.tlb_miss[mmu_index][write] = e.at;
@@ -200,6 +256,22 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   e.gs(0x8B, kHostRax, table + 8, true, kHostRax);
   e.rr(0x2B, kHostRax, kHostRcx);
   e.rm(0x89, kHostRax, {kHostRdx, HostAddress::kNone, 0, offsetof(DataSlot, addend)});
+  e.push(kHostR10);
+  e.mov(kHostR10, kHostRdx);
+  e.gs(0x2B, kHostR10, gs(context_.self));
+  e.shift_imm(5, kHostR10, 3);  // a slot has 16 bytes, a tag two
+  const std::int32_t to_number = -gs(context_.slots[0]) / 8;
+  if (write) {
+    e.rr(0x03, kHostRax, kHostRcx);
+    e.shift_imm(5, kHostRax, 12);
+    e.byte(0x66);
+    e.gs(0x89, kHostRax, gs(context_.host_tags[0]) + to_number, false, kHostR10);
+  }
+  e.mov(kHostRax, kHostRcx);
+  e.shift_imm(5, kHostRax, 12);
+  e.byte(0x66);
+  e.gs(0x89, kHostRax, gs(context_.linear_tags[0]) + to_number, false, kHostR10);
+  e.pop(kHostR10);
   e.rm(0xF6, 0, {kHostRdx, HostAddress::kNone, 0, 0}, false);  // test byte
   e.byte(kEmpty);
   e.rm(0x89, kHostRcx, {kHostRdx, HostAddress::kNone, 0, offsetof(DataSlot, page)});

@@ -107,6 +107,7 @@ void Translator::emit_check(const Item& item, unsigned bytes, bool write, unsign
     hot_.gs(0x33, kHostR10, table, true, kHostR11);  // xor: the offset in the page, if it is that
     in_page(kHostR10);
     hot_.gs(0x03, kHostR10, table + 8, true, kHostR11);
+    site.checked = e_.cache_.running(hot_.at);
     cold_.gs(0x33, kHostR10, table, true, kHostR11);
     cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
     cold_.jmp(e_.stubs_.tlb_miss[core_.mmu_index_][write]);
@@ -118,6 +119,7 @@ void Translator::emit_check(const Item& item, unsigned bytes, bool write, unsign
     in_page(kHostR11);
     site.resume = e_.cache_.running(hot_.at);
     hot_.gs(0x03, kHostR10, e_.gs(data.addend));
+    site.checked = e_.cache_.running(hot_.at);
     cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
     cold_.jmp(e_.stubs_.slot_miss[core_.mmu_index_][write]);
   }

@@ -44,8 +44,9 @@ class Session {
 
  private:
   static constexpr unsigned kMostSteps = 2000;
-  /// Time that an input may let pass in small steps: a periodic timer at its highest rate fires in all of it.
-  static constexpr core::VmTime kMostTime = 20'000'000;
+  /// Time that an input may let pass in small steps. A periodic timer at its highest rate fires in all of it, so that
+  /// a millisecond is 10,000 interrupts of an HPET; jump_to_next_event() reaches what lies further ahead.
+  static constexpr core::VmTime kMostTime = 1'000'000;
 
   void act(std::uint8_t opcode) {
     const unsigned size = 1u << (opcode >> 6);
@@ -71,7 +72,7 @@ class Session {
       case 9:
         if (const auto at = mmio()) machine_.mmio_write(*at, input_.take(size), size);
         break;
-      case 10: pass_time(core::VmTime{1} << (input_.take(1) % 25)); break;
+      case 10: pass_time(core::VmTime{1} << (input_.take(1) % 20)); break;
       case 11: jump_to_next_event(); break;
       case 12: {
         const auto pin = static_cast<unsigned>(input_.take(1));

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <limits>
 #include <memory>
 
@@ -20,7 +21,6 @@ namespace {
 
 using Bytes = std::span<const std::uint8_t>;
 
-constexpr std::uint64_t kDecoderMemory = 192u << 20;
 constexpr std::array<std::uint8_t, 9> kLzopMagic = {0x89, 'L', 'Z', 'O', 0, 0x0D, 0x0A, 0x1A, 0x0A};
 constexpr std::uint32_t kLz4LegacyMagic = 0x184C2102;
 constexpr std::size_t kLz4LegacyBlock = 8u << 20;
@@ -40,10 +40,10 @@ std::unexpected<Error> too_large(Compression format, std::size_t limit) {
       Error{fmt::format("the {} stream unpacks to more than {} MiB", compression_name(format), limit >> 20),
             "this is no kernel that husk can hold; check that it is the right file"});
 }
-std::unexpected<Error> no_memory(Compression format) {
-  return std::unexpected(Error{fmt::format("the {} decoder needs more memory than it may have ({} MiB)",
-                                           compression_name(format), kDecoderMemory >> 20),
-                               "the file asks for a larger dictionary than any Linux kernel uses"});
+std::unexpected<Error> no_memory(Compression format, std::size_t memory) {
+  return std::unexpected(Error{
+      fmt::format("the {} decoder needs more memory than it may have ({} MiB)", compression_name(format), memory >> 20),
+      "the file asks for a larger dictionary than any Linux kernel uses"});
 }
 
 /// Output that grows as it is filled, up to a limit.
@@ -114,7 +114,7 @@ std::uint32_t cut_to_32(std::size_t size) {
 
 Result<Decompressed> gunzip(Bytes input, std::size_t limit, std::size_t hint) {
   z_stream z{};
-  if (inflateInit2(&z, 15 + 16) != Z_OK) return no_memory(Compression::gzip);
+  if (inflateInit2(&z, 15 + 16) != Z_OK) return no_memory(Compression::gzip, kDecoderMemory);
   const std::unique_ptr<z_stream, int (*)(z_stream*)> guard(&z, [](z_stream* s) { return inflateEnd(s); });
   Output out(limit, hint);
   return stream(Compression::gzip, input, out, limit, [&](Bytes in, std::span<std::uint8_t> room) -> Result<Step> {
@@ -132,7 +132,7 @@ Result<Decompressed> gunzip(Bytes input, std::size_t limit, std::size_t hint) {
 
 Result<Decompressed> bunzip2(Bytes input, std::size_t limit, std::size_t hint) {
   bz_stream b{};
-  if (BZ2_bzDecompressInit(&b, 0, 0) != BZ_OK) return no_memory(Compression::bzip2);
+  if (BZ2_bzDecompressInit(&b, 0, 0) != BZ_OK) return no_memory(Compression::bzip2, kDecoderMemory);
   const std::unique_ptr<bz_stream, int (*)(bz_stream*)> guard(&b, [](bz_stream* s) { return BZ2_bzDecompressEnd(s); });
   Output out(limit, hint);
   return stream(Compression::bzip2, input, out, limit, [&](Bytes in, std::span<std::uint8_t> room) -> Result<Step> {
@@ -142,17 +142,17 @@ Result<Decompressed> bunzip2(Bytes input, std::size_t limit, std::size_t hint) {
     b.avail_out = cut_to_32(room.size());
     const std::uint32_t had_in = b.avail_in, had_out = b.avail_out;
     const int code = BZ2_bzDecompress(&b);
-    if (code == BZ_MEM_ERROR) return no_memory(Compression::bzip2);
+    if (code == BZ_MEM_ERROR) return no_memory(Compression::bzip2, kDecoderMemory);
     if (code != BZ_OK && code != BZ_STREAM_END) return damaged(Compression::bzip2, "bad block or checksum");
     return Step{had_in - b.avail_in, had_out - b.avail_out, code == BZ_STREAM_END};
   });
 }
 
-Result<Decompressed> unlzma(Compression format, Bytes input, std::size_t limit, std::size_t hint) {
+Result<Decompressed> unlzma(Compression format, Bytes input, std::size_t limit, std::size_t hint, std::size_t memory) {
   lzma_stream l = LZMA_STREAM_INIT;
   const lzma_ret made =
-      format == Compression::xz ? lzma_stream_decoder(&l, kDecoderMemory, 0) : lzma_alone_decoder(&l, kDecoderMemory);
-  if (made != LZMA_OK) return no_memory(format);
+      format == Compression::xz ? lzma_stream_decoder(&l, memory, 0) : lzma_alone_decoder(&l, memory);
+  if (made != LZMA_OK) return no_memory(format, memory);
   const std::unique_ptr<lzma_stream, void (*)(lzma_stream*)> guard(&l, [](lzma_stream* s) { lzma_end(s); });
   Output out(limit, hint);
   return stream(format, input, out, limit, [&](Bytes in, std::span<std::uint8_t> room) -> Result<Step> {
@@ -161,7 +161,7 @@ Result<Decompressed> unlzma(Compression format, Bytes input, std::size_t limit, 
     l.next_out = room.data();
     l.avail_out = room.size();
     const lzma_ret code = lzma_code(&l, LZMA_RUN);
-    if (code == LZMA_MEM_ERROR || code == LZMA_MEMLIMIT_ERROR) return no_memory(format);
+    if (code == LZMA_MEM_ERROR || code == LZMA_MEMLIMIT_ERROR) return no_memory(format, memory);
     if (code == LZMA_OPTIONS_ERROR) return damaged(format, "it uses a filter that liblzma does not know");
     if (code == LZMA_FORMAT_ERROR) return damaged(format, "bad header");
     if (code != LZMA_OK && code != LZMA_STREAM_END && code != LZMA_BUF_ERROR)
@@ -170,11 +170,12 @@ Result<Decompressed> unlzma(Compression format, Bytes input, std::size_t limit, 
   });
 }
 
-Result<Decompressed> unzstd(Bytes input, std::size_t limit, std::size_t hint) {
+Result<Decompressed> unzstd(Bytes input, std::size_t limit, std::size_t hint, std::size_t memory) {
   const std::unique_ptr<ZSTD_DStream, std::size_t (*)(ZSTD_DStream*)> z(ZSTD_createDStream(), ZSTD_freeDStream);
-  if (!z) return no_memory(Compression::zstd);
+  if (!z) return no_memory(Compression::zstd, memory);
   // zstd -22 --ultra, which the kernel's build uses, has windows of 2^27 bytes.
-  ZSTD_DCtx_setParameter(z.get(), ZSTD_d_windowLogMax, 27);
+  const int window = std::clamp(static_cast<int>(std::bit_width(memory)) - 1, 10, 27);
+  ZSTD_DCtx_setParameter(z.get(), ZSTD_d_windowLogMax, window);
   Output out(limit, hint);
   return stream(Compression::zstd, input, out, limit, [&](Bytes in, std::span<std::uint8_t> room) -> Result<Step> {
     ZSTD_inBuffer from{in.data(), in.size(), 0};
@@ -347,21 +348,22 @@ std::optional<Compression> detect_compression(Bytes data) {
   return std::nullopt;
 }
 
-Result<Decompressed> decompress(Compression format, Bytes input, std::size_t limit, std::size_t hint) {
+Result<Decompressed> decompress(Compression format, Bytes input, std::size_t limit, std::size_t hint,
+                                std::size_t memory) {
   // No format packs better than about 1:8000 in practice; a hint beyond that is a lie that would cost memory.
   hint = std::min({hint, limit, input.size() * 1024});
   switch (format) {
     case Compression::gzip: return gunzip(input, limit, hint);
     case Compression::bzip2: return bunzip2(input, limit, hint);
     case Compression::xz:
-    case Compression::lzma: return unlzma(format, input, limit, hint);
+    case Compression::lzma: return unlzma(format, input, limit, hint, memory);
     case Compression::lzo:
       if (input.size() < kLzopMagic.size()) return cut_short(format, input.size());
       return unlzo(input, limit, hint);
     case Compression::lz4:
       if (input.size() < 4) return cut_short(format, input.size());
       return unlz4(input, limit, hint);
-    case Compression::zstd: return unzstd(input, limit, hint);
+    case Compression::zstd: return unzstd(input, limit, hint, memory);
   }
   return fail("unknown compression format");
 }

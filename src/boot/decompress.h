@@ -25,10 +25,13 @@ struct Decompressed {
   std::size_t consumed = 0;
 };
 
+/// What a decoder may use unless told else: the largest dictionary of a kernel is 128 MiB.
+inline constexpr std::size_t kDecoderMemory = std::size_t{192} << 20;
+
 /// Decompresses one stream. Fails if the output would exceed `limit` bytes, if the stream is damaged or cut short; the
-/// message says which. `size_hint`, if right, spares copying; it is not trusted. A decoder's own working memory is
-/// bounded to 192 MiB (the kernel's largest dictionary is 128 MiB).
+/// message says which. `size_hint`, if right, spares copying; it is not trusted. A decoder's own working memory (its
+/// dictionary, above all) is bounded to `memory` bytes, or a little more.
 Result<Decompressed> decompress(Compression format, std::span<const std::uint8_t> input, std::size_t limit,
-                                std::size_t size_hint = 0);
+                                std::size_t size_hint = 0, std::size_t memory = kDecoderMemory);
 
 }  // namespace husk::boot

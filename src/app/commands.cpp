@@ -27,6 +27,8 @@ namespace {
 
 constexpr char kHelp[] =
     "Usage: husk run [KERNEL] [OPTION...]   run a virtual machine\n"
+    "       husk run [KERNEL] [OPTION...] -- COMMAND...\n"
+    "                                       run a command in one, on the host's own files\n"
     "       husk qemu [OPTION...]           the same with QEMU's command line\n"
     "       husk img COMMAND [OPTION...]    work on disk images as qemu-img does\n"
     "       husk cpu COMMAND [CPU...]       list, show and compare CPU models and hosts\n"
@@ -60,6 +62,11 @@ RunDefaults host_defaults() {
   return defaults;
 }
 
+/// Messages of several machines on one terminal are told apart by their names.
+std::string with_name(const char* program, const machine::MachineConfig& machine) {
+  return machine.name.empty() ? program : fmt::format("{} ({})", program, machine.name);
+}
+
 int command_run(std::span<const std::string> arguments) {
   const auto request = parse_run_options(arguments, host_defaults);
   if (!request) return usage_error("husk run", request.error());
@@ -67,7 +74,11 @@ int command_run(std::span<const std::string> arguments) {
     put(request->print);
     return printed();
   }
-  const LaunchOptions options{.dialect = Dialect::run, .program = "husk", .announce_ending = !request->quiet};
+  const std::string program = with_name("husk", *request->machine);
+  const LaunchOptions options{.dialect = request->command ? Dialect::command : Dialect::run,
+                              .program = program.c_str(),
+                              .announce_ending = !request->quiet,
+                              .command = request->command ? &*request->command : nullptr};
   return launch(*request->machine, options);
 }
 
@@ -94,7 +105,8 @@ int command_qemu(const char* program, std::span<const std::string> arguments) {
     case Print::chardevs: put(chardev_help()); return printed();
     case Print::log_items: put(log_item_help()); return printed();
   }
-  const LaunchOptions options{.dialect = Dialect::qemu, .program = program, .announce_ending = false};
+  const std::string shown = with_name(program, *request->machine);
+  const LaunchOptions options{.dialect = Dialect::qemu, .program = shown.c_str(), .announce_ending = false};
   return launch(*request->machine, options);
 }
 

@@ -117,6 +117,25 @@ TEST(QemuOptions, NodefaultsLeavesTheSerialPortOut) {
   EXPECT_EQ(machine_of({"-kernel", "/k"}).serials.size(), 1u);
 }
 
+TEST(QemuOptions, WhatIsNoFeatureKeepsItsValue) {
+  const MachineConfig config = machine_of(
+      {"-kernel", "/k", "-cpu", "Haswell,+rdseed,vendor=AuthenticAMD,phys-bits=39,model-id=A name,level=0x1f"});
+  EXPECT_EQ(machine::edits_text(config.cpu.edits),
+            "+rdseed,vendor=AuthenticAMD,phys-bits=39,model-id=A name,level=0x1f");
+}
+
+TEST(QemuOptions, CheckIsOnForANamedModelAndEnforceIsStronger) {
+  using machine::MissingFeatures;
+  const auto missing = [](const char* cpu) { return machine_of({"-kernel", "/k", "-cpu", cpu}).cpu.missing; };
+  EXPECT_EQ(machine_of({"-kernel", "/k"}).cpu.missing, MissingFeatures::leave_out) << "nobody asked for qemu64";
+  EXPECT_EQ(missing("EPYC"), MissingFeatures::warn);
+  EXPECT_EQ(missing("EPYC,check"), MissingFeatures::warn);
+  EXPECT_EQ(missing("EPYC,check=off"), MissingFeatures::leave_out);
+  EXPECT_EQ(missing("EPYC,enforce"), MissingFeatures::refuse);
+  EXPECT_EQ(missing("EPYC,enforce=on,check=off"), MissingFeatures::refuse);
+  EXPECT_EQ(missing("EPYC,enforce=off"), MissingFeatures::warn);
+}
+
 TEST(QemuOptions, TestProgramsDevices) {
   const MachineConfig config = machine_of({"-kernel", "/k", "-chardev", "file,path=/tmp/a,,b,id=log,append=on",
                                            "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-device",
@@ -220,7 +239,9 @@ INSTANTIATE_TEST_SUITE_P(
         Malformed{{"-smp", "2,sokets=2"}, "(did you mean 'sockets'?)"}, Malformed{{"-cpu", ""}, "empty part"},
         Malformed{{"-cpu", "+avx"}, "'+avx' is not a CPU model"}, Malformed{{"-cpu", "max,"}, "empty part"},
         Malformed{{"-cpu", "max,+"}, "lacks a feature's name"},
-        Malformed{{"-cpu", "max,level=7"}, "the CPU cannot have level=7"},
+        Malformed{{"-cpu", "max,lbr-fmt=7"}, "the CPU cannot have lbr-fmt=7"},
+        Malformed{{"-cpu", "max,vendor"}, "the CPU's vendor has no value"},
+        Malformed{{"-cpu", "max,phys-bits="}, "the CPU's phys-bits has no value"},
         Malformed{{"-machine", "micro,usb=on"}, "cannot have usb=on"},
         Malformed{{"-machine", "micro,accel=hvf"}, "there is no accelerator 'hvf'"},
         Malformed{{"-machine", "micro,kernel-irqchip=on"}, "no property 'kernel-irqchip'"},
@@ -406,6 +427,8 @@ TEST(RunOptions, MistakesAreRefusedWithTheNearest) {
             "--memory: 'lots' is not a size; give a number with K, M, G or T after it, such as 512M or 2G");
   EXPECT_NE(run_error({"--timeout", "soon"}).find("--timeout: 'soon' is not a time"), std::string::npos);
   EXPECT_NE(run_error({"--trace", "ios"}).find("(did you mean 'io'?)"), std::string::npos);
+  EXPECT_EQ(run_error({"--initrd", ""}), "--initrd: its value is empty; give one, or leave the option out");
+  EXPECT_EQ(run_error({"/k", "--no-initrd", "--append", ""}), "") << "no words for the kernel are none";
   EXPECT_NE(run_error({"--paused"}).find("add --gdb"), std::string::npos);
   EXPECT_NE(run_error({"--rtc-clock", "sun"}).find("no clock 'sun'"), std::string::npos);
   EXPECT_NE(run_error({"/k", "--bios", "/b"}).find("husk boots one or the other"), std::string::npos);

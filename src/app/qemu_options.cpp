@@ -155,7 +155,7 @@ Status Parser::name(const std::string& value) {
 }
 
 Status Parser::log_items(const std::string& value) {
-  static constexpr std::array<std::string_view, 5> kItems = {"int", "exec", "cpu", "guest_errors", "nochain"};
+  static constexpr std::array<std::string_view, 6> kItems = {"int", "exec", "cpu", "guest_errors", "nochain", "unimp"};
   using machine::TraceCategory;
   machine::DebugLogConfig& log = config.debug_log;
   std::string_view rest = value;
@@ -174,7 +174,7 @@ Status Parser::log_items(const std::string& value) {
       log.trace |= static_cast<machine::TraceSet>(TraceCategory::exec);
     } else if (item == "guest_errors")
       log.guest_errors = true;
-    else if (item != "nochain")
+    else if (item != "nochain" && item != "unimp")
       return refuse(fmt::format("there is no log item '{}'{}", item, machine::nearest_hint(item, kItems)),
                     "choose from int, exec, cpu, guest_errors");
     if (comma == std::string_view::npos) return {};

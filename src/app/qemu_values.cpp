@@ -1,4 +1,5 @@
 // husk: the values of QEMU's options that have a syntax of their own: -device, -chardev, -cpu, -smp, -accel
+#include <algorithm>
 #include <array>
 #include <vector>
 
@@ -156,12 +157,45 @@ Result<machine::AcceleratorKind> parse_accelerator(std::string_view name) {
   if (name == "jit" || name == "tcg" || name == "soft") return machine::AcceleratorKind::jit;
   if (name == "interp") return machine::AcceleratorKind::interp;
   static constexpr std::array<std::string_view, 5> kNames = {"kvm", "jit", "tcg", "soft", "interp"};
-  return refuse(fmt::format("there is no accelerator '{}'{}", name, machine::nearest_hint(name, kNames)),
-                "choose kvm, or jit (also called tcg and soft: husk's own CPU), or interp (the same CPU without translation)");
+  return refuse(
+      fmt::format("there is no accelerator '{}'{}", name, machine::nearest_hint(name, kNames)),
+      "choose kvm, or jit (also called tcg and soft: husk's own CPU), or interp (the same CPU without translation)");
 }
+
+namespace {
+/// One "key" or "key=value" after the model's name.
+Status apply_cpu_property(machine::CpuConfig& cpu, std::string_view item) {
+  static constexpr std::array<std::string_view, 9> kProperties = {
+      "vendor", "family", "model", "stepping", "model-id", "phys-bits", "tsc-frequency", "level", "xlevel"};
+  const std::size_t equals = item.find('=');
+  const std::string_view key = item.substr(0, equals);
+  if (std::find(kProperties.begin(), kProperties.end(), key) != kProperties.end()) {
+    if (equals == std::string_view::npos || equals + 1 == item.size())
+      return refuse(fmt::format("the CPU's {} has no value", key), fmt::format("write {}=VALUE", key));
+    cpu.edits.push_back({std::string(key), true, std::string(item.substr(equals + 1))});
+    return {};
+  }
+  const auto value = machine::parse_bool(equals == std::string_view::npos ? "on" : item.substr(equals + 1));
+  if (!value)
+    return refuse(
+        fmt::format("the CPU cannot have {}", item),
+        "features are set by +feature, -feature, feature=on|off; with another value there are vendor, family, "
+        "model, stepping, model-id, phys-bits, tsc-frequency, level and xlevel");
+  using machine::MissingFeatures;
+  // QEMU's: check is on unless it is switched off, enforce is stronger.
+  if (key == "enforce")
+    cpu.missing = *value ? MissingFeatures::refuse : MissingFeatures::warn;
+  else if (key != "check")
+    cpu.edits.push_back({std::string(key), *value});
+  else if (cpu.missing != MissingFeatures::refuse)
+    cpu.missing = *value ? MissingFeatures::warn : MissingFeatures::leave_out;
+  return {};
+}
+}  // namespace
 
 Result<machine::CpuConfig> parse_cpu(std::string_view text) {
   machine::CpuConfig cpu;
+  cpu.missing = machine::MissingFeatures::warn;
   bool first = true;
   while (true) {
     const std::size_t comma = text.find(',');
@@ -177,14 +211,7 @@ Result<machine::CpuConfig> parse_cpu(std::string_view text) {
         return refuse(fmt::format("'{}' lacks a feature's name", item), "write +feature or -feature");
       cpu.edits.push_back({std::string(item.substr(1)), item[0] == '+'});
     } else {
-      const std::string_view key = item.substr(0, equals);
-      const auto value = machine::parse_bool(equals == std::string_view::npos ? "on" : item.substr(equals + 1));
-      // husk refuses what it cannot give in any case, so QEMU's two ways to ask for that say nothing new.
-      const bool check = key == "check" || key == "enforce";
-      if (!value)
-        return refuse(fmt::format("the CPU cannot have {}", item),
-                      "features are set by +feature, -feature, feature=on|off");
-      if (!check) cpu.edits.push_back({std::string(key), *value});
+      HUSK_TRY(apply_cpu_property(cpu, item));
     }
     first = false;
     if (comma == std::string_view::npos) return cpu;
@@ -242,7 +269,8 @@ std::string log_item_help() {
          "exec           each instruction\n"
          "cpu            each instruction, with the registers before it\n"
          "guest_errors   what the guest does wrong\n"
-         "nochain        nothing: husk shows every instruction in any case\n";
+         "nochain        nothing: husk shows every instruction in any case\n"
+         "unimp          nothing: what husk's devices do not have reads as on hardware without it\n";
 }
 
 }  // namespace husk::app

@@ -1,6 +1,7 @@
 // husk: the host's side of one run: main loop, signals, terminal, character devices, time-out
 #include "app/session.h"
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 
@@ -11,7 +12,7 @@ void print_error(const char* program, const Error& error) {
 }
 
 int conclude(const Ending& ending, Dialect dialect) {
-  if (ending.kind == Ending::Kind::signal && dialect == Dialect::run) host::die_by_signal(ending.status);
+  if (ending.kind == Ending::Kind::signal && dialect != Dialect::qemu) host::die_by_signal(ending.status);
   return exit_status(ending, dialect);
 }
 
@@ -30,14 +31,21 @@ Session::Session(const machine::MachineConfig& config, const LaunchOptions& opti
     : options_(options),
       timeout_ns_(config.timeout_ns),
       log_(
-          [program = options.program](LogLevel level, std::string_view line) {
-            std::fprintf(stderr, "%s: %s%.*s\n", program, prefix(level), static_cast<int>(line.size()), line.data());
+          [this](LogLevel level, std::string_view line) {
+            // What only -d or --guest-errors shows goes where traces go.
+            std::FILE* out = level == LogLevel::debug ? trace_file() : stderr;
+            std::fprintf(out, "%s: %s%.*s\n", options_.program, prefix(level), static_cast<int>(line.size()),
+                         line.data());
           },
           config.debug_log.guest_errors ? LogLevel::debug : LogLevel::info) {}
 
 Result<std::unique_ptr<Session>> Session::create(const machine::MachineConfig& config, const LaunchOptions& options) {
   std::unique_ptr<Session> session(new Session(config, options));
   session->loop_ = HUSK_TRY(host::EventLoop::create());
+  if (const std::string& path = config.debug_log.file; !path.empty()) {
+    session->log_file_.reset(std::fopen(path.c_str(), "we"));
+    if (!session->log_file_) return fail_errno(errno, "cannot write the log file " + path);
+  }
   // A client that hangs up must not kill the machine.
   ::signal(SIGPIPE, SIG_IGN);
   Session* self = session.get();
@@ -83,6 +91,7 @@ void Session::signalled(int signal) {
     if (resume_) resume_();
     return;
   }
+  if (take_signal_ && take_signal_(signal)) return;
   end({.kind = Ending::Kind::signal, .status = signal});
 }
 

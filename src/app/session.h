@@ -1,6 +1,7 @@
 // husk: the host's side of one run: main loop, signals, terminal, character devices, time-out
 #pragma once
 
+#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,6 +32,8 @@ class Session {
 
   host::EventLoop& loop() { return *loop_; }
   Log& log() { return log_; }
+  /// Where traces go: the file that the user named, or standard error.
+  std::FILE* trace_file() const { return log_file_ ? log_file_.get() : stderr; }
 
   /// The end of a character device for the guest's device `name` ("serial port 0"). Callbacks run on the loop inside
   /// `run`, which takes the device's lock domain.
@@ -39,6 +42,9 @@ class Session {
 
   /// What a stop by Ctrl-Z (SIGTSTP) does to the machine, before and after.
   void on_suspend(std::function<void()> suspend, std::function<void()> resume);
+
+  /// Asked first about SIGINT, SIGTERM and SIGHUP; true if the signal shall not end the session.
+  void on_signal(std::function<bool(int)> take) { take_signal_ = std::move(take); }
 
   /// Waits until every server that was told to has its first client. Returns an ending if one came meanwhile.
   std::optional<Ending> wait_for_clients();
@@ -55,6 +61,7 @@ class Session {
 
   const LaunchOptions options_;
   const std::optional<std::uint64_t> timeout_ns_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> log_file_{nullptr, std::fclose};
   Log log_;
   std::unique_ptr<host::EventLoop> loop_;
   std::optional<host::SignalWatch> signals_;
@@ -62,6 +69,7 @@ class Session {
   std::optional<chardev::ChardevSet> chardevs_;
   host::EventLoop::Timer timeout_;
   std::function<void()> suspend_, resume_;
+  std::function<bool(int)> take_signal_;
   std::mutex mutex_;
   std::optional<Ending> ending_;  // guarded by mutex_
 };

@@ -35,7 +35,7 @@ std::unexpected<Error> fail(fmt::format_string<Args...> format, Args&&... args) 
   return std::unexpected(Error{fmt::format(format, std::forward<Args>(args)...), {}});
 }
 
-/// An Error of an operating system call: "WHAT: strerror(errno_value)".
+/// An Error of an operating system call: "WHAT: strerror(errno_value)", with the next step that usually helps.
 std::unexpected<Error> fail_errno(int errno_value, const std::string& what);
 
 }  // namespace husk

@@ -175,7 +175,8 @@ Result<CpuModel> host_cpu_model() {
   model.stepping = host->stepping;
   model.physical_bits = std::clamp(host->physical_bits, 32u, 52u);
   // No further than what husk answers leaf by leaf.
-  model.basic_leaves = std::min<std::uint32_t>(host_cpuid(0, 0).eax, 0x16);
+  const std::uint32_t leaves = host_cpuid(0, 0).eax;
+  model.basic_leaves = leaves >= 0x1F ? 0x1F : std::min<std::uint32_t>(leaves, 0x16);
   model.extended_leaves = std::min<std::uint32_t>(host_cpuid(0x80000000, 0).eax, 0x80000021);
   std::string lacking;
   for (std::size_t i = 1; i < kFeatureCount; ++i) {

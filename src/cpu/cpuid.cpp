@@ -169,6 +169,10 @@ CpuidResult basic(const CpuModel& m, const CpuidContext& context, std::uint32_t 
       }
       break;
     case 0xB: r = topology_leaf(m, context, subleaf); break;
+    case 0x1F:
+      // V2 extended topology: the same levels, as there are no modules, tiles or dies. AMD has 8000_0026h for that.
+      if (!amd(m)) r = topology_leaf(m, context, subleaf);
+      break;
     case 0xD: r = xsave_leaf(m, context, subleaf); break;
     case 0x15:
       // TSC = crystal * EBX / EAX; Linux takes the crystal for the APIC timer's clock too.

@@ -203,7 +203,25 @@ constexpr struct {
     {"spec-ctrl", Feature::spec_ctrl},
 };
 
+std::unexpected<Error> not_offered(std::string_view name) {
+  return std::unexpected(Error{fmt::format("CPU feature '{}' is not offered by husk's CPU", name), "leave it out"});
+}
+
+/// Features of real CPUs that no CPU of husk's has: they can be left out by name, as they are in any case.
+bool never_there(std::string_view name) {
+  static constexpr std::string_view kNames[] = {
+      "svm", "cr8legacy",
+#define H(name, leaf, subleaf, reg, bit) name,
+#include "cpu/host_bits.def"
+#undef H
+  };
+  std::string dashed(name);
+  std::replace(dashed.begin(), dashed.end(), '_', '-');
+  return std::find(std::begin(kNames), std::end(kNames), dashed) != std::end(kNames);
+}
+
 Result<Feature> editable_feature(std::string_view name) {
+  if (never_there(name)) return not_offered(name);
   auto feature = feature_named(name);
   if (!feature) {
     for (const auto& entry : kAliases)
@@ -215,10 +233,9 @@ Result<Feature> editable_feature(std::string_view name) {
     const std::string near = near_names(name, std::move(known));
     return std::unexpected(
         Error{fmt::format("unknown CPU feature '{}'", name),
-              near.empty() ? "docs/cpu-models.md lists the features" : "did you mean " + near + "?"});
+              near.empty() ? "'husk cpu show max' lists the features" : "did you mean " + near + "?"});
   }
-  if (*feature == Feature::svm || *feature == Feature::cr8_legacy)
-    return std::unexpected(Error{fmt::format("CPU feature '{}' is not offered by husk's CPU", name), "leave it out"});
+  if (*feature == Feature::svm || *feature == Feature::cr8_legacy) return not_offered(name);
   if (*feature == Feature::osxsave || *feature == Feature::ospke)
     return std::unexpected(
         Error{fmt::format("CPU feature '{}' is set by the guest's operating system", name), "leave it out"});
@@ -241,11 +258,14 @@ Result<bool> on_off(std::string_view key, std::string_view text) {
   return fail("CPU property '{}={}' is neither on nor off", key, text);
 }
 
-void set_feature(CpuModel& model, Feature feature, bool on) {
+Status set_feature(CpuModel& model, std::string_view name, bool on) {
+  if (!on && never_there(name)) return {};
+  const Feature feature = HUSK_TRY(editable_feature(name));
   if (on)
     add_with_needs(model.features, feature);
   else
     remove_with_dependents(model.features, feature);
+  return {};
 }
 
 /// "key=value".
@@ -258,6 +278,10 @@ Status edit_property(CpuModel& model, std::string_view key, std::string_view val
     model.stepping = static_cast<unsigned>(HUSK_TRY(number(key, value, 0, 15)));
   else if (key == "phys-bits")
     model.physical_bits = static_cast<unsigned>(HUSK_TRY(number(key, value, 32, 52)));
+  else if (key == "level")
+    model.basic_leaves = static_cast<std::uint32_t>(HUSK_TRY(number(key, value, 1, 0x1F)));
+  else if (key == "xlevel")
+    model.extended_leaves = static_cast<std::uint32_t>(HUSK_TRY(number(key, value, 0x80000000, 0x80000021)));
   else if (key == "tsc-frequency")
     model.tsc_hz = HUSK_TRY(number(key, value, 1'000'000, 100'000'000'000));
   else if (key == "model-id") {
@@ -272,8 +296,7 @@ Status edit_property(CpuModel& model, std::string_view key, std::string_view val
     // Nothing is ever left out silently, so both are always in force.
     (void)HUSK_TRY(on_off(key, value));
   } else {
-    const Feature feature = HUSK_TRY(editable_feature(key));
-    set_feature(model, feature, HUSK_TRY(on_off(key, value)));
+    HUSK_TRY(set_feature(model, key, HUSK_TRY(on_off(key, value))));
   }
   return {};
 }
@@ -322,13 +345,11 @@ Result<CpuModel> cpu_model(std::string_view name) {
 Status edit_features(CpuModel& model, std::string_view edits) {
   HUSK_TRY(for_each_word(edits, ',', [&](std::string_view word) -> Status {
     if (word[0] == '+' || word[0] == '-') {
-      set_feature(model, HUSK_TRY(editable_feature(word.substr(1))), word[0] == '+');
-      return {};
+      return set_feature(model, word.substr(1), word[0] == '+');
     }
     const std::size_t equals = word.find('=');
     if (equals != std::string_view::npos) return edit_property(model, word.substr(0, equals), word.substr(equals + 1));
-    set_feature(model, HUSK_TRY(editable_feature(word)), true);
-    return {};
+    return set_feature(model, word, true);
   }));
   model.linear_bits = model.has(Feature::la57) ? 57 : 48;
   // A feature in a leaf that the model would not show otherwise makes it show.

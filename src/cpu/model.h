@@ -42,7 +42,7 @@ struct CpuModel {
 Result<CpuModel> cpu_model(std::string_view name);
 std::vector<std::string> cpu_model_names();
 /// Applies comma-separated edits in QEMU's syntax: "+feature", "-feature", "feature=on|off", "vendor=", "family=",
-/// "model=", "stepping=", "model-id=", "phys-bits=", "tsc-frequency=". Unknown names are refused. A feature brings what it
+/// "model=", "stepping=", "model-id=", "phys-bits=", "tsc-frequency=", "level=", "xlevel=". Unknown names are refused. A feature brings what it
 /// needs; taking one away takes those that need it.
 Status edit_features(CpuModel& model, std::string_view edits);
 

@@ -119,7 +119,50 @@ TEST(CpuModels, BadEditsAreRefusedByName) {
   }
 }
 
+// QEMU's users take away what a model has on their hosts: "-cpu EPYC,-svm" must work where there is no SVM anyway.
+TEST(CpuModels, WhatIsNeverThereCanBeTakenAwayButNotAdded) {
+  CpuModel model = *cpu_model("EPYC");
+  EXPECT_TRUE(edit_features(model, "-svm,-vmx,hle=off,-avx512f,-avx512_vpopcntdq"));
+  for (const char* edit : {"+svm", "+vmx", "hle=on", "avx512f"}) {
+    const auto status = edit_features(model, edit);
+    ASSERT_FALSE(status) << edit;
+    EXPECT_NE(status.error().message.find("is not offered"), std::string::npos) << status.error().text();
+  }
+}
+TEST(CpuModels, LevelSetsTheLastLeaf) {
+  CpuModel model = *cpu_model("Skylake-Client");
+  ASSERT_TRUE(edit_features(model, "level=0x1f,xlevel=0x80000007"));
+  EXPECT_EQ(cpuid(model, {}, 0, 0).eax, 0x1Fu);
+  EXPECT_EQ(cpuid(model, {}, 0x80000000, 0).eax, 0x80000007u);
+  EXPECT_FALSE(edit_features(model, "level=0x20"));
+  EXPECT_FALSE(edit_features(model, "xlevel=0x7"));
+}
+
 // ---- CPUID ----
+
+// SDM vol. 2, CPUID, leaf 1Fh: "a preferred superset to leaf 0BH"; without further levels both say the same. It is
+// reserved on AMD's (APM vol. 3, E.3).
+TEST(Cpuid, TheSecondTopologyLeafAgreesWithTheFirst) {
+  CpuModel model = *cpu_model("Skylake-Client");
+  ASSERT_TRUE(edit_features(model, "level=0x1f"));
+  model.topology = {2, 3, 2};
+  const CpuidContext context{.apic_id = apic_id_of(model.topology, 7)};  // socket 1, core 0, thread 1
+  EXPECT_EQ(context.apic_id, 9u);
+  const CpuidResult smt = ask(model, 0x1F, 0, context), core = ask(model, 0x1F, 1, context),
+                    none = ask(model, 0x1F, 2, context);
+  EXPECT_EQ(smt.eax, 1u);
+  EXPECT_EQ(smt.ebx, 2u);
+  EXPECT_EQ(smt.ecx, 0x100u);
+  EXPECT_EQ(core.eax, 3u);
+  EXPECT_EQ(core.ebx, 6u);
+  EXPECT_EQ(core.ecx, 0x201u);
+  EXPECT_EQ(none.eax | none.ebx, 0u);
+  EXPECT_EQ(none.ecx, 2u);
+  for (const CpuidResult& r : {smt, core, none}) EXPECT_EQ(r.edx, 9u);
+  CpuModel amd = *cpu_model("EPYC");
+  ASSERT_TRUE(edit_features(amd, "level=0x1f"));
+  EXPECT_EQ(ask(amd, 0x1F, 0, context).ebx, 0u);
+}
 
 TEST(Cpuid, VendorAndBrand) {
   const CpuModel model = *cpu_model("EPYC");

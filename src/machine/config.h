@@ -32,19 +32,24 @@ struct TopologyConfig {
 };
 inline constexpr unsigned kMostCpus = 255;  ///< xAPIC ids of 8 bits, of which 255 is the broadcast
 
-/// "+name" or "-name". The CPU model knows which names there are.
+/// "+name", "-name" or "name=value". The CPU model knows which names there are.
 struct FeatureEdit {
   std::string name;
   bool enabled = true;
+  std::string value = {};  ///< of a property that is no feature, such as vendor
   bool operator==(const FeatureEdit&) const = default;
 };
+/// What to do about features of a named model that the accelerator has not got.
+enum class MissingFeatures : std::uint8_t { leave_out, warn, refuse };
 struct CpuConfig {
   std::string model = "max";
   std::vector<FeatureEdit> edits = {};  ///< in the order given
   TopologyConfig topology = {};
+  /// A model that nobody asked for by name comes as it is.
+  MissingFeatures missing = MissingFeatures::leave_out;
   bool operator==(const CpuConfig&) const = default;
 };
-/// The edits as cpu::edit_features() takes them: "+avx2,-sse4.2".
+/// The edits as cpu::edit_features() takes them: "+avx2,-sse4.2,phys-bits=39".
 std::string edits_text(std::span<const FeatureEdit> edits);
 
 /// A file handed to the kernel: Linux takes the first as its initrd, Multiboot takes all, each with its own arguments.

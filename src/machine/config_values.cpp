@@ -264,8 +264,9 @@ std::string edits_text(std::span<const FeatureEdit> edits) {
   std::string text;
   for (const FeatureEdit& edit : edits) {
     if (!text.empty()) text += ',';
-    text += edit.enabled ? '+' : '-';
+    if (edit.value.empty()) text += edit.enabled ? '+' : '-';
     text += edit.name;
+    if (!edit.value.empty()) text += "=" + edit.value;
   }
   return text;
 }

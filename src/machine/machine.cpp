@@ -46,7 +46,9 @@ Machine::~Machine() {
 Status Machine::open_kvm() {
 #if HUSK_HAVE_KVM
   kvm_ = std::make_unique<Kvm>(HUSK_TRY(accel::kvm::System::open(options_.kvm_device)));
-  options_.cpu_model = HUSK_TRY(kvm_->system->adapt(std::move(options_.cpu_model), log_));
+  Log silent;
+  options_.cpu_model = HUSK_TRY(
+      kvm_->system->adapt(std::move(options_.cpu_model), options_.warn_of_missing_features ? log_ : silent));
   return {};
 #else
   return std::unexpected(Error{"accelerator kvm: husk has it on x86-64 hosts only", "use --accel soft"});

@@ -221,7 +221,7 @@ std::unique_ptr<CpuidTable> cpuid_table(const System& system, const cpu::CpuMode
     for (std::uint32_t leaf = first; leaf <= last; ++leaf) {
       unsigned subleaves = 1;
       if (leaf == 4 || leaf == 0x8000001D) subleaves = 5;
-      if (leaf == 0xB) subleaves = 3;
+      if (leaf == 0xB || leaf == 0x1F) subleaves = 3;
       if (leaf == 0xD) subleaves = 63;
       for (unsigned subleaf = 0; subleaf < subleaves; ++subleaf) add(leaf, subleaf, subleaves > 1 || leaf == 7);
     }

@@ -432,7 +432,7 @@ TEST_F(ChardevTest, AFullLogDoesNotStopTheDevice) {
     Front(*device).write("text");
   }
   EXPECT_EQ(host::read_text(directory + "/out").value(), "text");
-  EXPECT_EQ(warning, "character device 'c0': cannot write its log file: No space left on device");
+  EXPECT_EQ(warning, "character device 'c0': cannot write its log file: No space left on device; make room there");
 }
 
 TEST_F(ChardevTest, AFirstByteGoesOutWithoutWaitingForMore) {

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "app/cpu_choice.h"
+#include "app/initrd_check.h"
 #include "app/kvm_probe.h"
 #include "app/panic_watch.h"
 #include "app/session.h"
@@ -136,6 +137,7 @@ Status Launch::read_boot_files(machine::MachineOptions& machine) {
     modules_.push_back(HUSK_TRY(boot::make_default_initramfs(std::filesystem::path(boot.builtin_initramfs_busybox))));
   } else if (!boot.initrd.empty() && kind != boot::KernelKind::multiboot) {
     modules_.push_back(HUSK_TRY(boot::read_boot_file(boot.initrd, "initrd", boot::kInitrdFileLimit)));
+    HUSK_TRY(check_initrd(kernel_, modules_.back(), boot.initrd));
   } else {
     for (const machine::ModuleConfig& module : boot.modules)
       modules_.push_back(HUSK_TRY(boot::read_boot_file(module.path, "module", boot::kInitrdFileLimit)));

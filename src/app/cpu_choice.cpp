@@ -13,9 +13,10 @@ void add(std::string& list, std::string_view name) {
   list += name;
 }
 
-bool same_name(std::string_view a, std::string_view b) {
-  const auto letter = [](char c) { return c == '_' ? '-' : c; };
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [&](char x, char y) { return letter(x) == letter(y); });
+/// QEMU and Linux differ in where a name has its dashes (cr8legacy, cr8_legacy).
+bool same_name(std::string a, std::string b) {
+  for (std::string* name : {&a, &b}) std::erase_if(*name, [](char c) { return c == '-' || c == '_'; });
+  return a == b;
 }
 }  // namespace
 
@@ -24,7 +25,7 @@ std::string features_left_out(const machine::CpuConfig& cpu) {
   const auto entry = cpu::catalog_entry(cpu.model);
   if (!entry) return list;
   // What the user took away is not missed, and what he added is there.
-  const auto decided = [&](std::string_view name) {
+  const auto decided = [&](const std::string& name) {
     return std::any_of(cpu.edits.begin(), cpu.edits.end(),
                        [&](const machine::FeatureEdit& edit) { return same_name(edit.name, name); });
   };

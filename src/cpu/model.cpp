@@ -210,14 +210,23 @@ std::unexpected<Error> not_offered(std::string_view name) {
 /// Features of real CPUs that no CPU of husk's has: they can be left out by name, as they are in any case.
 bool never_there(std::string_view name) {
   static constexpr std::string_view kNames[] = {
-      "svm", "cr8legacy",
+      "svm", "cr8legacy", "cr8-legacy", "pmu",
 #define H(name, leaf, subleaf, reg, bit) name,
 #include "cpu/host_bits.def"
 #undef H
   };
   std::string dashed(name);
   std::replace(dashed.begin(), dashed.end(), '_', '-');
-  return std::find(std::begin(kNames), std::end(kNames), dashed) != std::end(kNames);
+  if (std::find(std::begin(kNames), std::end(kNames), dashed) != std::end(kNames)) return true;
+  if (feature_named(name)) return false;
+  // Bits of MSRs (mds-no) that models are described with.
+  bool found = false;
+  for (const ModelRow& row : model_rows())
+    (void)for_each_word(row.left_out, ' ', [&](std::string_view word) -> Status {
+      found = found || word == dashed;
+      return {};
+    });
+  return found;
 }
 
 Result<Feature> editable_feature(std::string_view name) {

@@ -27,6 +27,8 @@ namespace {
 
 constexpr char kHelp[] =
     "Usage: husk run [KERNEL] [OPTION...]   run a virtual machine\n"
+    "       husk run [KERNEL] [OPTION...] -- COMMAND...\n"
+    "                                       run a command in one, on the host's own files\n"
     "       husk qemu [OPTION...]           the same with QEMU's command line\n"
     "       husk img COMMAND [OPTION...]    work on disk images as qemu-img does\n"
     "       husk cpu COMMAND [CPU...]       list, show and compare CPU models and hosts\n"
@@ -73,7 +75,10 @@ int command_run(std::span<const std::string> arguments) {
     return printed();
   }
   const std::string program = with_name("husk", *request->machine);
-  const LaunchOptions options{.dialect = Dialect::run, .program = program.c_str(), .announce_ending = !request->quiet};
+  const LaunchOptions options{.dialect = request->command ? Dialect::command : Dialect::run,
+                              .program = program.c_str(),
+                              .announce_ending = !request->quiet,
+                              .command = request->command ? &*request->command : nullptr};
   return launch(*request->machine, options);
 }
 

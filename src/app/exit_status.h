@@ -17,19 +17,31 @@ struct Ending {
     debug_exit,    ///< isa-debug-exit; `status` is the exit status
     signal,        ///< SIGTERM, SIGINT or SIGHUP to husk; `status` is its number
     failed,        ///< husk or its accelerator could not go on
+    command,       ///< the command in the guest ended; `status` is its exit status, as a shell shows it
+    not_set_up,    ///< the guest could not be made ready for the command
   } kind = Kind::power_off;
   int status = 0;
   bool operator==(const Ending&) const = default;
 };
 
 /// Whose command line it was: statuses differ.
-enum class Dialect : std::uint8_t { run, qemu };
+enum class Dialect : std::uint8_t {
+  run,
+  command,  ///< `husk run -- COMMAND`
+  qemu,
+};
 
 inline constexpr int kUsageError = 2;  ///< a malformed option, or a file that cannot be used
 
 /// `husk run`: all but isa-debug-exit's own are even, as those are always odd ((value << 1) | 1).
+/// `husk run -- COMMAND`: the command's own, so that others must be ones that commands seldom have: 120 to 127.
 /// `husk qemu`: as QEMU, whose users expect 0 however the guest ended.
 int exit_status(const Ending& ending, Dialect dialect);
+
+/// What a malformed option or an unusable file gives.
+int usage_status(Dialect dialect);
+/// A command that cannot be executed, or is not found (POSIX, "Exit Status for Commands").
+inline constexpr int kNotExecutable = 126, kNotFound = 127;
 
 /// "the guest powered off", for messages.
 std::string to_text(const Ending& ending);

@@ -1,11 +1,17 @@
 // husk: the seam between the command lines and the machine
 #include "app/launcher.h"
 
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
 
 #include "app/cpu_choice.h"
+#include "app/guest_command.h"
 #include "app/initrd_check.h"
 #include "app/kvm_probe.h"
 #include "app/panic_watch.h"
@@ -44,10 +50,16 @@ class Launch {
   Status wire_devices(machine::MachineOptions& machine);
   machine::VirtioSpec virtio_spec(const machine::VirtioConfig& device);
   machine::CharBackendFactory chardev(const std::string& id);
+  /// Ends the run when the kernel prints that it has panicked.
+  machine::CharBackendFactory watched(machine::CharBackendFactory inner);
   Status start_trace();
   Status start_gdb();
   void handle(const MachineEvent& event);
   void report(const MachineEvent& event, const std::string& headline);
+  Status start_command();
+  void command_ended(const CommandEnd& end);
+  /// An ending that cut the command off: shows what the kernel had to say.
+  void explain(const Ending& ending);
   std::string symbol(std::uint64_t address) const;
   std::optional<std::uint64_t> address_of(std::string_view name) const;
 
@@ -61,6 +73,8 @@ class Launch {
   boot::SymbolTable symbols_;
   std::unique_ptr<monitor::TraceLog> trace_;
   StorageAndNetworks outside_;
+  std::unique_ptr<CommandRun> command_;
+  unsigned interrupts_ = 0;
   std::unique_ptr<machine::Machine> machine_;
   std::unique_ptr<monitor::GdbServer> gdb_;
 };
@@ -133,7 +147,11 @@ Status Launch::read_boot_files(machine::MachineOptions& machine) {
   kernel_ = HUSK_TRY(boot::read_boot_file(boot.kernel, "kernel", boot::kKernelFileLimit));
   const boot::KernelKind kind = HUSK_TRY(boot::detect_kernel(kernel_, boot.kernel));
   symbols_ = boot::symbols_beside(boot.kernel);
-  if (!boot.builtin_initramfs_busybox.empty() && kind != boot::KernelKind::multiboot) {
+  if (command_) {
+    if (kind == boot::KernelKind::multiboot)
+      return fail("'{}' is a Multiboot kernel: a command runs on Linux only", boot.kernel);
+    modules_.push_back(HUSK_TRY(command_->make_initramfs(config_, kernel_)));
+  } else if (!boot.builtin_initramfs_busybox.empty() && kind != boot::KernelKind::multiboot) {
     modules_.push_back(HUSK_TRY(boot::make_default_initramfs(std::filesystem::path(boot.builtin_initramfs_busybox))));
   } else if (!boot.initrd.empty() && kind != boot::KernelKind::multiboot) {
     modules_.push_back(HUSK_TRY(boot::read_boot_file(boot.initrd, "initrd", boot::kInitrdFileLimit)));
@@ -165,16 +183,23 @@ Result<boot::LoadedGuest> Launch::load(mem::GuestMemory& memory, const machine::
 }
 
 machine::CharBackendFactory Launch::chardev(const std::string& id) {
-  return [this, id](mem::LockDomain& domain, const std::string& name) -> Result<std::unique_ptr<core::CharBackend>> {
-    auto backend = HUSK_TRY(session_.attach(
+  const auto plain = [this, id](mem::LockDomain& domain,
+                                const std::string& name) -> Result<std::unique_ptr<core::CharBackend>> {
+    return session_.attach(
         id,
         [&domain](const std::function<void()>& work) {
           const mem::DomainGuard guard(&domain);
           work();
         },
-        name));
-    if (options_.dialect != Dialect::run) return backend;
-    return std::make_unique<PanicWatch>(std::move(backend),
+        name);
+  };
+  return options_.dialect == Dialect::qemu ? machine::CharBackendFactory(plain) : watched(plain);
+}
+
+machine::CharBackendFactory Launch::watched(machine::CharBackendFactory inner) {
+  return [this, inner = std::move(inner)](mem::LockDomain& domain,
+                                          const std::string& name) -> Result<std::unique_ptr<core::CharBackend>> {
+    return std::make_unique<PanicWatch>(HUSK_TRY(inner(domain, name)),
                                         [this] { session_.end({.kind = Ending::Kind::guest_panic}); });
   };
 }
@@ -196,6 +221,11 @@ machine::VirtioSpec Launch::virtio_spec(const machine::VirtioConfig& device) {
 }
 
 Status Launch::wire_devices(machine::MachineOptions& machine) {
+  if (command_) {
+    machine.board.virtio = command_->devices();
+    if (config_.serials.empty() || config_.serials.front().empty())
+      machine.board.serial[0] = watched(command_->console());
+  }
   for (const machine::VirtioConfig& device : config_.virtio) machine.board.virtio.push_back(virtio_spec(device));
   for (std::size_t i = 0; i < config_.serials.size(); ++i)
     if (!config_.serials[i].empty()) machine.board.serial[i] = chardev(config_.serials[i]);
@@ -215,6 +245,7 @@ Status Launch::prepare() {
   machine.no_reboot = config_.no_reboot;
   // A kernel developer wants to see why; QEMU's users expect the reset that a board would do.
   machine.reset_on_triple_fault = options_.dialect == Dialect::qemu;
+  HUSK_TRY(start_command());
   HUSK_TRY(choose_cpu(machine));
   HUSK_TRY(read_boot_files(machine));
   HUSK_TRY(wire_devices(machine));
@@ -228,7 +259,8 @@ Status Launch::prepare() {
     machine.board.rtc_offset_seconds = local.tm_gmtoff;
   machine_ = HUSK_TRY(machine::Machine::create(session_.loop(), session_.log(), std::move(machine),
                                                [this](const MachineEvent& event) { handle(event); }));
-  if (!why.empty()) session_.log().info("{}", why);
+  // Standard error is the command's.
+  if (!why.empty() && (!options_.command || options_.command->verbose)) session_.log().info("{}", why);
   if (config_.cpu.missing == machine::MissingFeatures::refuse)
     HUSK_TRY(missing_features(machine_->accelerator_name(), features_lost(model_, machine_->cpu_model())));
   model_ = machine_->cpu_model();
@@ -255,6 +287,56 @@ Status Launch::start_gdb() {
       *config_.gdb));
   session_.log().info("gdb server on {}", host::to_text(gdb_->address()));
   return {};
+}
+
+Status Launch::start_command() {
+  if (!options_.command) return {};
+  command_ = HUSK_TRY(CommandRun::create(session_.loop(), session_.log(), *options_.command,
+                                         {.ended = [this](const CommandEnd& end) { command_ended(end); },
+                                          .quit = [this] { session_.end({.kind = Ending::Kind::user_quit}); }}));
+  // Ctrl-C is for the command; who presses it a third time wants to be rid of all of it.
+  session_.on_signal([this](int signal) {
+    if (signal != SIGINT || !command_->channel().started() || ++interrupts_ > 2) return false;
+    command_->channel().send_signal(signal);
+    return true;
+  });
+  return {};
+}
+
+void Launch::command_ended(const CommandEnd& end) {
+  command_->channel().restore_terminal();
+  switch (end.kind) {
+    case CommandEnd::Kind::exited:
+      // A shell's loop around husk stops at Ctrl-C as it would around the command.
+      if (interrupts_ > 0 && WIFSIGNALED(end.status) && WTERMSIG(end.status) == SIGINT)
+        return session_.end({.kind = Ending::Kind::signal, .status = SIGINT});
+      return session_.end({.kind = Ending::Kind::command,
+                           .status = WIFSIGNALED(end.status) ? 128 + WTERMSIG(end.status) : WEXITSTATUS(end.status)});
+    case CommandEnd::Kind::not_started:
+      std::fprintf(stderr, "%s: %s\n", options_.program, end.text.c_str());
+      return session_.end({.kind = Ending::Kind::command,
+                           .status = end.status == ENOENT || end.status == ENOTDIR ? kNotFound : kNotExecutable});
+    case CommandEnd::Kind::failed:
+      session_.log().error("{}", end.text);
+      return session_.end({.kind = Ending::Kind::not_set_up});
+  }
+}
+
+void Launch::explain(const Ending& ending) {
+  using Kind = Ending::Kind;
+  static constexpr Kind kGuestsFault[] = {Kind::power_off,    Kind::reset,    Kind::guest_panic,
+                                          Kind::triple_fault, Kind::time_out, Kind::not_set_up};
+  if (!command_ || std::find(std::begin(kGuestsFault), std::end(kGuestsFault), ending.kind) == std::end(kGuestsFault))
+    return;
+  // With --verbose it has been shown; a command that takes too long is not the kernel's fault.
+  if (options_.command->verbose || (ending.kind == Kind::time_out && command_->channel().started())) return;
+  const std::string text = command_->channel().console_text();
+  if (text.empty()) {
+    session_.log().info("the kernel has said nothing; --verbose shows all its messages");
+    return;
+  }
+  std::fprintf(stderr, "%s: the kernel's last messages:\n%s%s", options_.program, text.c_str(),
+               text.ends_with('\n') ? "" : "\n");
 }
 
 std::string Launch::symbol(std::uint64_t address) const {
@@ -313,8 +395,10 @@ Ending Launch::run() {
       [this] {
         ran_before_suspend_ = machine_->running();
         machine_->pause();
+        if (command_) command_->channel().suspend_terminal();
       },
       [this] {
+        if (command_) command_->channel().resume_terminal();
         if (ran_before_suspend_) machine_->resume();
       });
   if (!config_.start_paused)
@@ -323,6 +407,8 @@ Ending Launch::run() {
     session_.log().warning("the CPUs stand still, and nothing can start them; add -s or -gdb");
   const Ending ending = session_.run();
   machine_->pause();
+  if (command_) command_->channel().restore_terminal();
+  explain(ending);
   gdb_.reset();
   // The machine's devices use the session's character devices, and its CPUs the trace.
   machine_.reset();
@@ -337,17 +423,19 @@ int launch(const MachineConfig& config, const LaunchOptions& options) {
     const auto session = Session::create(config, options);
     if (!session) {
       print_error(options.program, session.error());
-      return kUsageError;
+      return usage_status(options.dialect);
     }
     Launch launch(config, options, **session);
     if (const auto ready = launch.prepare(); !ready) {
       print_error(options.program, ready.error());
-      return kUsageError;
+      return usage_status(options.dialect);
     }
     ending = launch.run();
   }
-  if (options.announce_ending && ending.kind != Ending::Kind::power_off && ending.kind != Ending::Kind::user_quit)
-    std::fprintf(stderr, "%s: %s\n", options.program, to_text(ending).c_str());
+  const bool expected = options.dialect == Dialect::command
+                            ? ending.kind == Ending::Kind::command
+                            : ending.kind == Ending::Kind::power_off || ending.kind == Ending::Kind::user_quit;
+  if (options.announce_ending && !expected) std::fprintf(stderr, "%s: %s\n", options.program, to_text(ending).c_str());
   // Only now, with the terminal given back: a signal ends the process in here.
   return conclude(ending, options.dialect);
 }

@@ -6,12 +6,16 @@
 
 namespace husk::app {
 
+struct GuestCommand;
+
 struct LaunchOptions {
   Dialect dialect = Dialect::run;
   /// The program's name in messages.
   const char* program = "husk";
   /// Say how the run ended, if not by power-off.
   bool announce_ending = false;
+  /// Dialect::command: what to run in the guest.
+  const GuestCommand* command = nullptr;
 };
 
 /// Builds the machine, runs it to its end and returns husk's exit status. `config` has passed machine::validate().

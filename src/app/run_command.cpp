@@ -20,15 +20,21 @@ using machine::MachineConfig;
 struct Written {
   std::string kernel, memory, cpus, cpu, initrd, append, firmware, console, rtc_base, rtc_clock, gdb, trace, timeout;
   std::string log_file, pid_file, name, exec, accelerators;
+  std::string modules_directory, overlay, directory;
   std::vector<std::string> modules, serials, chardevs, devices, disks, networks, ports;
+  std::vector<std::string> writable, shares, passed;
   bool no_initrd = false, guest_decompress = false, paused = false, no_reboot = false, quiet = false;
   bool guest_errors = false;
+  bool root_user = false, verbose = false;
 };
 
 std::unique_ptr<CLI::App> make_parser(Written& written) {
   auto app = std::make_unique<CLI::App>(
       "Runs a virtual machine with its serial console on this terminal.\n"
       "Ctrl-A x quits, Ctrl-A h shows more keys.\n\n"
+      "With -- COMMAND it runs the command in a Linux guest whose files are the host's own, to be read; what is "
+      "written\n"
+      "stays in the guest. Streams, user, directory and exit status are as on the host; Enter ~ . quits.\n\n"
       "Without KERNEL the newest of /boot is taken; without --initrd a Linux guest gets a small one with busybox, and "
       "a\n"
       "shell. DEVICE is one of stdio, null, none, pty, file:PATH, pipe:PATH, chardev:ID, "
@@ -84,6 +90,29 @@ std::unique_ptr<CLI::App> make_parser(Written& written) {
       ->type_name("FILE")
       ->group(boot);
   app->add_flag("--guest-decompress", written.guest_decompress, "let the guest unpack its kernel itself")->group(boot);
+
+  const std::string command = "Command (after --)";
+  app->add_option("--rw", written.writable, "a directory of the host that the command may change")
+      ->type_name("DIR")
+      ->group(command);
+  app->add_option("--share", written.shares, "HOST:GUEST[:ro]: a directory of the host somewhere else in the guest")
+      ->type_name("DIRS")
+      ->group(command);
+  app->add_option("--overlay", written.overlay, "keep changes of other files in this directory, not in guest memory")
+      ->type_name("DIR")
+      ->group(command);
+  app->add_option("--pass-env", written.passed,
+                  "a variable for the command besides PATH, HOME, USER, SHELL, TERM and LANG; or all")
+      ->type_name("NAME[=VALUE]|all")
+      ->group(command);
+  app->add_option("--cwd", written.directory, "working directory of the command (this one)")
+      ->type_name("DIR")
+      ->group(command);
+  app->add_flag("--root-user", written.root_user, "run it as the guest's root")->group(command);
+  app->add_option("--modules", written.modules_directory, "the kernel's modules (looked for beside it and in /lib)")
+      ->type_name("DIR")
+      ->group(command);
+  app->add_flag("--verbose", written.verbose, "the kernel's messages go to standard error")->group(command);
 
   const std::string consoles = "Consoles";
   app->add_option("--console", written.console, "first serial port (mon:stdio)")->type_name("DEVICE")->group(consoles);
@@ -222,8 +251,9 @@ Status apply_life(MachineConfig& config, const Written& written) {
   return {};
 }
 
-Status apply_consoles(MachineConfig& config, const Written& written) {
-  std::vector<std::string> sources{written.console.empty() ? "mon:stdio" : written.console};
+Status apply_consoles(MachineConfig& config, const Written& written, bool command) {
+  // The standard streams are the command's; the launcher keeps what the console says.
+  std::vector<std::string> sources{written.console.empty() ? (command ? "none" : "mon:stdio") : written.console};
   sources.insert(sources.end(), written.serials.begin(), written.serials.end());
   for (std::size_t i = 0; i < sources.size(); ++i)
     config.serials.push_back(HUSK_TRY(
@@ -243,7 +273,54 @@ void add_word(std::string& text, std::string_view word) {
   text += word;
 }
 
-Status apply_boot(MachineConfig& config, const Written& written, const std::function<RunDefaults()>& defaults) {
+Status refuse_command_options(const Written& written) {
+  const std::pair<const char*, bool> given[] = {{"--rw", !written.writable.empty()},
+                                                {"--share", !written.shares.empty()},
+                                                {"--overlay", !written.overlay.empty()},
+                                                {"--pass-env", !written.passed.empty()},
+                                                {"--cwd", !written.directory.empty()},
+                                                {"--root-user", written.root_user},
+                                                {"--modules", !written.modules_directory.empty()},
+                                                {"--verbose", written.verbose}};
+  for (const auto& [option, is_given] : given)
+    if (is_given)
+      return refuse(fmt::format("{}: there is no command", option), "put one behind the options: husk run -- COMMAND");
+  return {};
+}
+
+Result<GuestCommand> make_command(const Written& written, std::vector<std::string> arguments) {
+  const std::pair<const char*, bool> contrary[] = {{"--initrd", !written.initrd.empty()},
+                                                   {"--no-initrd", written.no_initrd},
+                                                   {"--module", !written.modules.empty()},
+                                                   {"--exec", !written.exec.empty()},
+                                                   {"--bios", !written.firmware.empty()}};
+  for (const auto& [option, is_given] : contrary)
+    if (is_given)
+      return refuse(fmt::format("{} does not go with a command, which needs husk's own initramfs", option),
+                    "leave it out, or the command");
+  GuestCommand command = command_of_this_process();
+  command.arguments = std::move(arguments);
+  if (written.root_user) make_root_user(command);
+  for (const std::string& text : written.passed) HUSK_TRY(of("--pass-env", pass_environment(command, text)));
+  for (const std::string& text : written.writable) command.shares.push_back(HUSK_TRY(of("--rw", share_in_place(text))));
+  for (const std::string& text : written.shares) command.shares.push_back(HUSK_TRY(of("--share", parse_share(text))));
+  if (command.shares.size() > kMostShares)
+    return refuse(fmt::format("{} directories are too many", command.shares.size()),
+                  fmt::format("at most {} can be shared", kMostShares));
+  if (!written.overlay.empty()) command.overlay = HUSK_TRY(of("--overlay", share_in_place(written.overlay))).host;
+  if (!written.directory.empty()) {
+    if (written.directory[0] != '/')
+      return refuse(fmt::format("--cwd: '{}' is not absolute", written.directory), "begin it with a slash");
+    command.directory = written.directory;
+  }
+  command.modules = written.modules_directory;
+  command.hostname = written.name;
+  command.verbose = written.verbose;
+  return command;
+}
+
+Status apply_boot(MachineConfig& config, const Written& written, const GuestCommand* command,
+                  const std::function<RunDefaults()>& defaults) {
   machine::BootConfig& boot = config.boot;
   boot.guest_decompress = written.guest_decompress;
   boot.firmware = written.firmware;
@@ -259,13 +336,16 @@ Status apply_boot(MachineConfig& config, const Written& written, const std::func
     boot.append = written.append;
     return {};
   }
-  const bool wants_initramfs = written.initrd.empty() && !written.no_initrd && written.modules.empty();
+  const bool wants_initramfs = !command && written.initrd.empty() && !written.no_initrd && written.modules.empty();
   std::optional<RunDefaults> found;
   if (written.kernel.empty() || wants_initramfs) found = defaults();
   boot.kernel = written.kernel.empty() ? HUSK_TRY(std::move(found->kernel)) : written.kernel;
   if (wants_initramfs && found->busybox) boot.builtin_initramfs_busybox = *found->busybox;
 
-  if (!config.serials.front().empty() && !has_word(written.append, "console=")) add_word(boot.append, "console=ttyS0");
+  if (command) {
+    add_word(boot.append, command_kernel_words(*command));
+  } else if (!config.serials.front().empty() && !has_word(written.append, "console="))
+    add_word(boot.append, "console=ttyS0");
   if (!boot.builtin_initramfs_busybox.empty() && found->rows_columns)
     add_word(boot.append,
              fmt::format("husk.rows={} husk.cols={}", found->rows_columns->first, found->rows_columns->second));
@@ -291,8 +371,10 @@ Result<RunRequest> parse_run_options(std::span<const std::string> arguments,
                                      const std::function<RunDefaults()>& defaults) {
   Written written;
   const auto parser = make_parser(written);
+  const auto dashes = std::find(arguments.begin(), arguments.end(), "--");
+  std::vector<std::string> command_words(dashes == arguments.end() ? dashes : dashes + 1, arguments.end());
   // CLI11 takes its arguments from the back, and reports by exceptions; none leaves this function.
-  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+  std::vector<std::string> reversed(std::make_reverse_iterator(dashes), arguments.rend());
   try {
     parser->parse(std::move(reversed));
   } catch (const CLI::CallForHelp&) {
@@ -310,12 +392,20 @@ Result<RunRequest> parse_run_options(std::span<const std::string> arguments,
     for (const std::string& value : option->results())
       if (value.empty() && option->get_name() != "--append")
         return refuse(fmt::format("{}: its value is empty", option->get_name()), "give one, or leave the option out");
+  if (dashes != arguments.end() && command_words.empty())
+    return refuse("there is no command after '--'", "write husk run -- COMMAND, or leave '--' out");
   RunRequest request{.machine = MachineConfig{}, .print = {}, .quiet = written.quiet};
   MachineConfig& config = *request.machine;
+  if (command_words.empty())
+    HUSK_TRY(refuse_command_options(written));
+  else
+    request.command = HUSK_TRY(make_command(written, std::move(command_words)));
+  const GuestCommand* const command = request.command ? &*request.command : nullptr;
   HUSK_TRY(apply_machine(config, written));
-  HUSK_TRY(apply_consoles(config, written));
+  HUSK_TRY(apply_consoles(config, written, command));
   HUSK_TRY(apply_life(config, written));
-  HUSK_TRY(apply_boot(config, written, defaults));
+  if (command) config.no_reboot = true;  // a command is run once
+  HUSK_TRY(apply_boot(config, written, command, defaults));
   HUSK_TRY(machine::validate(config));
   return request;
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "app/guest_command.h"
 #include "base/result.h"
 #include "machine/config.h"
 
@@ -24,7 +25,8 @@ struct RunDefaults {
 
 struct RunRequest {
   std::optional<machine::MachineConfig> machine = {};
-  std::string print = {};  ///< to standard output, instead of running
+  std::optional<GuestCommand> command = {};  ///< what follows "--"
+  std::string print = {};                    ///< to standard output, instead of running
   bool quiet = false;
 };
 

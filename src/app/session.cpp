@@ -12,7 +12,7 @@ void print_error(const char* program, const Error& error) {
 }
 
 int conclude(const Ending& ending, Dialect dialect) {
-  if (ending.kind == Ending::Kind::signal && dialect == Dialect::run) host::die_by_signal(ending.status);
+  if (ending.kind == Ending::Kind::signal && dialect != Dialect::qemu) host::die_by_signal(ending.status);
   return exit_status(ending, dialect);
 }
 
@@ -91,6 +91,7 @@ void Session::signalled(int signal) {
     if (resume_) resume_();
     return;
   }
+  if (take_signal_ && take_signal_(signal)) return;
   end({.kind = Ending::Kind::signal, .status = signal});
 }
 

@@ -43,6 +43,9 @@ class Session {
   /// What a stop by Ctrl-Z (SIGTSTP) does to the machine, before and after.
   void on_suspend(std::function<void()> suspend, std::function<void()> resume);
 
+  /// Asked first about SIGINT, SIGTERM and SIGHUP; true if the signal shall not end the session.
+  void on_signal(std::function<bool(int)> take) { take_signal_ = std::move(take); }
+
   /// Waits until every server that was told to has its first client. Returns an ending if one came meanwhile.
   std::optional<Ending> wait_for_clients();
   /// Starts the time-out and runs the loop until end(); the guest's output is written out by then.
@@ -66,6 +69,7 @@ class Session {
   std::optional<chardev::ChardevSet> chardevs_;
   host::EventLoop::Timer timeout_;
   std::function<void()> suspend_, resume_;
+  std::function<bool(int)> take_signal_;
   std::mutex mutex_;
   std::optional<Ending> ending_;  // guarded by mutex_
 };

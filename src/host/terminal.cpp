@@ -94,6 +94,7 @@ RestoreSlot* take_slot() {
 struct RawTerminal::State {
   RestoreSlot* slot;
   bool signals;
+  bool raw_output;
 
   ~State() {
     leave();
@@ -104,6 +105,7 @@ struct RawTerminal::State {
     termios raw = slot->saved;
     raw.c_iflag &= static_cast<tcflag_t>(~(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON));
     raw.c_lflag &= static_cast<tcflag_t>(~(ECHO | ECHONL | ICANON | IEXTEN | (signals ? 0 : ISIG)));
+    if (raw_output) raw.c_oflag &= static_cast<tcflag_t>(~OPOST);
     raw.c_cflag &= static_cast<tcflag_t>(~(CSIZE | PARENB));
     raw.c_cflag |= CS8;
     raw.c_cc[VMIN] = 1;
@@ -128,13 +130,13 @@ RawTerminal::RawTerminal(RawTerminal&&) noexcept = default;
 RawTerminal& RawTerminal::operator=(RawTerminal&&) noexcept = default;
 RawTerminal::~RawTerminal() = default;
 
-Result<RawTerminal> RawTerminal::enter(int fd, bool signals) {
+Result<RawTerminal> RawTerminal::enter(int fd, bool signals, bool raw_output) {
   if (!is_terminal(fd)) return fail("descriptor {} is not a terminal", fd);
   RestoreSlot* slot = take_slot();
   if (!slot) return fail("more than {} terminals are in raw mode at once", kSlots);
   std::call_once(restore_table.installed, install_handlers);
   slot->fd = fd;
-  auto state = std::make_unique<State>(slot, signals);
+  auto state = std::make_unique<State>(slot, signals, raw_output);
   HUSK_TRY(state->apply());
   return RawTerminal(std::move(state));
 }

@@ -21,8 +21,9 @@ void restore_terminals();
 /// SIGHUP, SIGQUIT where nobody has taken those (SignalWatch). SIGKILL cannot be caught.
 class RawTerminal {
  public:
-  /// `signals`: Ctrl-C, Ctrl-\ and Ctrl-Z still send signals instead of bytes.
-  static Result<RawTerminal> enter(int fd, bool signals);
+  /// `signals`: Ctrl-C, Ctrl-\ and Ctrl-Z still send signals instead of bytes. `raw_output`: no output processing
+  /// either, for a guest that has a terminal of its own and processes what it writes.
+  static Result<RawTerminal> enter(int fd, bool signals, bool raw_output = false);
   RawTerminal(RawTerminal&&) noexcept;
   RawTerminal& operator=(RawTerminal&&) noexcept;
   ~RawTerminal();

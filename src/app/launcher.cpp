@@ -315,7 +315,9 @@ void Launch::command_ended(const CommandEnd& end) {
     case CommandEnd::Kind::not_started:
       std::fprintf(stderr, "%s: %s\n", options_.program, end.text.c_str());
       return session_.end({.kind = Ending::Kind::command,
-                           .status = end.status == ENOENT || end.status == ENOTDIR ? kNotFound : kNotExecutable});
+                           .status = end.status == 0                                 ? usage_status(options_.dialect)
+                                     : end.status == ENOENT || end.status == ENOTDIR ? kNotFound
+                                                                                     : kNotExecutable});
     case CommandEnd::Kind::failed:
       session_.log().error("{}", end.text);
       return session_.end({.kind = Ending::Kind::not_set_up});
@@ -369,7 +371,10 @@ void Launch::report(const MachineEvent& event, const std::string& headline) {
 void Launch::handle(const MachineEvent& event) {
   if (gdb_ && gdb_->take(event)) return;
   switch (event.kind) {
-    case MachineEvent::Kind::power_off: return session_.end({.kind = Ending::Kind::power_off});
+    case MachineEvent::Kind::power_off:
+      // husk's program gives up so if it cannot even speak to husk; its reason is on the console.
+      return session_.end(
+          {.kind = command_ && !command_->channel().started() ? Ending::Kind::not_set_up : Ending::Kind::power_off});
     case MachineEvent::Kind::reset: return session_.end({.kind = Ending::Kind::reset});
     case MachineEvent::Kind::guest_panic: return session_.end({.kind = Ending::Kind::guest_panic});
     case MachineEvent::Kind::debug_exit:

@@ -30,7 +30,7 @@ enum class ToHost : std::uint8_t {
   started = 1,      ///< the command runs
   exited = 2,       ///< u32 status as of wait(2), u64 bytes of output, u64 bytes of error output
   failed = 3,       ///< text: the guest could not be set up
-  not_started = 4,  ///< u32 error number, then the name: the command could not be executed
+  not_started = 4,  ///< u32 error number of execve(2), or 0 if it did not come that far; text: why
   log = 5,          ///< text: a part of the kernel's log, after a failure
 };
 

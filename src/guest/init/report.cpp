@@ -90,6 +90,7 @@ void fail(const Control& control, const char* what, const char* object, Word err
   // Its own log first: the message ends the machine.
   if (control.fd >= 0) send_log(control);
   send(control, ToHost::failed, text.text(), text.size());
+  if (control.fd < 0) call(__NR_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF, nullptr);
   wait_for_end();
 }
 

@@ -52,6 +52,16 @@ void mount_share(const Control& control, const char* tag, const char* path, bool
   if (error) fail(control, "cannot mount the share at ", path, error);
 }
 
+/// The driver of virtio consoles is there.
+bool console_driver_exists() {
+  mkdir("/sys", 0755);
+  mount("sys", "/sys", "sysfs", 0, nullptr);
+  const Word fd = open("/sys/class/virtio-ports", O_RDONLY | O_DIRECTORY);
+  if (fd >= 0) close(fd);
+  call(__NR_umount2, "/sys", Word{0});
+  return fd >= 0;
+}
+
 }  // namespace
 
 void mount_devices() {
@@ -73,12 +83,13 @@ void load_modules(const Control& control, const Config& config) {
 Word open_port(const Control& control, Port port, Word flags) {
   Text<64> path;
   path << "/dev/vport0p" << static_cast<unsigned long>(port);
-  // The driver makes ports in work of its own, after it is loaded: a few milliseconds.
-  constexpr long kStep = 200'000, kMost = 10'000'000'000 / kStep;
+  // The driver makes ports in work of its own, after it has found the device: a few milliseconds.
+  constexpr long kStep = 200'000, kMost = 20'000'000'000 / kStep, kPatience = 20;
   for (long i = 0; i < kMost; ++i) {
     const Word fd = open(path.text(), flags | O_CLOEXEC);
     if (fd >= 0) return fd;
     if (fd != -ENOENT && fd != -ENXIO) fail(control, "cannot open ", path.text(), fd);
+    if (i == kPatience && !console_driver_exists()) break;
     __kernel_timespec time{0, kStep};
     call(__NR_nanosleep, &time, nullptr);
   }

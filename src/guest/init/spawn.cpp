@@ -169,7 +169,8 @@ Process spawn(const Control& control, const Config& config) {
     const unsigned error = static_cast<unsigned>(failure.error);
     const char* const known = error_text(failure.error);
     unsigned char code[4];
-    memcpy(code, &error, 4);
+    const unsigned told = failure.directory ? 0 : error;
+    memcpy(code, &told, 4);
     for (unsigned char byte : code) text.append(static_cast<char>(byte));
     text << (failure.directory ? "cannot go into the directory '" : "cannot run '")
          << (failure.directory ? config.cwd : config.arguments[0]) << "': ";

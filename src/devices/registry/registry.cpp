@@ -27,11 +27,13 @@
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/blk.h"
 #include "devices/virtio/console.h"
+#include "devices/virtio/fs.h"
 #include "devices/virtio/mmio.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/pci.h"
 #include "devices/virtio/rng.h"
 #include "testing/fake_block.h"
+#include "testing/fake_fuse.h"
 #include "testing/fake_net.h"
 
 namespace husk::devices {
@@ -413,6 +415,20 @@ struct VirtioBalloonRig : VirtioRig<virtio::Balloon> {
     dut->set_target(static_cast<std::uint32_t>(value >> 8));
   }
 };
+struct VirtioFsRig : VirtioRig<virtio::Fs> {
+  explicit VirtioFsRig(TestMachine& m) : VirtioRig(m) {
+    attach(taken(virtio::Fs::create(environment(), server,
+                                    {.tag = "share", .queues = 2, .ring = {.packed = true, .in_order = true}})));
+  }
+  ~VirtioFsRig() override { server.drain(); }
+  void outside(std::uint64_t value) override {
+    server.hold = value & 1;
+    if (value & 2) server.session.assign((value >> 8) & 7, static_cast<std::uint8_t>(value >> 16));
+    if (!server.held.empty()) server.complete((value >> 24) % server.held.size());
+    server.requests.clear();
+  }
+  testing::FakeFuse server;
+};
 /// The transports, with a random number generator behind.
 struct VirtioMmioRig : RigOf<virtio::MmioTransport> {
   explicit VirtioMmioRig(TestMachine& m) : rng({m.memory, m.clock, m.log}, [](std::span<std::uint8_t>) {}, {}) {
@@ -540,6 +556,7 @@ constexpr DeviceKind kKinds[] = {
      kVirtioMmio,
      build<VirtioConsoleRig>,
      state::schema<virtio::ConsoleState>},
+    {"virtio-fs", "virtio shared file system", {}, kVirtioMmio, build<VirtioFsRig>, state::schema<virtio::FsState>},
     {"virtio-mmio",
      "virtio transport over MMIO",
      {},

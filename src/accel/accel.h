@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "core/clock.h"
 #include "core/cpu_ports.h"
+#include "cpu/code_observer.h"
 #include "cpu/debug.h"
 #include "cpu/model.h"
 #include "cpu/state.h"
@@ -59,6 +60,32 @@ class TraceSink {
   virtual void exec(unsigned vcpu, const cpu::CpuState& state) = 0;
 };
 
+/// One figure of what an accelerator did for a CPU since that was made, for reports. Those of several CPUs add up.
+struct Figure {
+  enum class Unit : std::uint8_t { count, bytes, nanoseconds };
+  std::string name;  ///< "group/name"
+  std::uint64_t value = 0;
+  Unit unit = Unit::count;
+};
+
+/// In the order of a report; empty where an accelerator keeps none.
+struct Statistics {
+  std::vector<Figure> figures;
+  std::vector<Figure> interpreted;  ///< instructions that were not translated, by mnemonic and reason
+};
+
+/// What a CPU's thread is at, for a profile by samples.
+enum class Doing : std::uint8_t {
+  unknown,          ///< the accelerator does not say
+  idle,             ///< waits for an interrupt
+  translated_code,  ///< runs translated guest code, or what that needs of no C++
+  translation,      ///< translates
+  instruction,      ///< interprets an instruction for translated code
+  look_up,          ///< looks for the code of a jump's target
+  run_loop,         ///< the rest: events, code that is not translated, pauses
+};
+inline constexpr std::size_t kDoings = 7;
+
 /// One virtual CPU. run() is called by one thread, the CPU's own; kick() and the pins by any; the rest only while run()
 /// is not running.
 class Vcpu {
@@ -81,6 +108,14 @@ class Vcpu {
   virtual std::vector<PastEvent> past_events() const = 0;
   /// Instructions executed since reset; 0 where not counted.
   virtual std::uint64_t instructions() const = 0;
+  virtual Statistics statistics() const { return {}; }
+  /// From any thread, at any time.
+  virtual Doing doing() const { return Doing::unknown; }
+  /// Has `observer` (null: nobody) told of code that is translated from now on. It outlives the CPU.
+  virtual Status observe_code(cpu::CodeObserver* observer) {
+    if (!observer) return {};
+    return std::unexpected(Error{"this accelerator translates no code that could be shown", "use accel=jit"});
+  }
 };
 
 /// What a vCPU is connected to. All references outlive it.

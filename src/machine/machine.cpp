@@ -65,7 +65,8 @@ Status Machine::make_accelerator() {
 #endif
   const auto engine = options_.accelerator == "jit" ? accel::SoftEngine::jit : accel::SoftEngine::interpreter;
   accelerator_ = std::make_unique<accel::SoftAccel>(
-      accel::SoftAccelDeps{board_->memory_space(), board_->io_space(), board_->clock(), log_, engine});
+      accel::SoftAccelDeps{board_->memory_space(), board_->io_space(), board_->clock(), log_, engine,
+                           options_.statistics});
   return {};
 }
 

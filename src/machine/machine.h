@@ -51,6 +51,7 @@ struct MachineOptions {
   std::string kvm_device = "/dev/kvm";
   cpu::CpuModel cpu_model;
   bool warn_of_missing_features = true;  ///< one line about what the accelerator had to leave out of the model
+  bool statistics = false;  ///< have the accelerator count what costs time to count
   bool no_reboot = false;
   /// A triple fault resets the machine, as real boards do; else it is reported as an event.
   bool reset_on_triple_fault = false;

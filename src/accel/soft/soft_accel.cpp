@@ -6,6 +6,7 @@
 
 #include "cpu/interp/core.h"
 #if HUSK_HAVE_JIT
+#include "accel/soft/jit_statistics.h"
 #include "cpu/jit/engine.h"
 #endif
 
@@ -89,7 +90,9 @@ class SoftVcpu final : public Vcpu {
 
   Status start_jit() {
 #if HUSK_HAVE_JIT
-    engine_ = HUSK_TRY(cpu::jit::Engine::create(core_));
+    auto engine = HUSK_TRY(cpu::jit::Engine::create(core_, cpu::jit::EngineOptions{.count = accel_.deps_.count}));
+    jit_ = engine.get();
+    engine_ = std::move(engine);
     core_.set_engine(engine_.get());
     return {};
 #else
@@ -149,6 +152,18 @@ class SoftVcpu final : public Vcpu {
     return events;
   }
   std::uint64_t instructions() const override { return core_.instructions(); }
+#if HUSK_HAVE_JIT
+  Statistics statistics() const override { return jit_ ? jit_statistics(*jit_, core_) : Statistics{}; }
+  Doing doing() const override {
+    if (sleeping_.load(std::memory_order_relaxed)) return Doing::idle;
+    return jit_ ? doing_of(jit_->phase()) : Doing::unknown;
+  }
+  Status observe_code(cpu::CodeObserver* observer) override {
+    if (!jit_) return Vcpu::observe_code(observer);
+    jit_->observe(observer);
+    return {};
+  }
+#endif
 
  private:
   friend class SoftAccel;
@@ -166,6 +181,12 @@ class SoftVcpu final : public Vcpu {
   }
   /// Waits until there is something to do. False: there never will be, since all CPUs wait for another to wake them.
   bool sleep() {
+    sleeping_.store(true, std::memory_order_relaxed);
+    const bool woken = wait_for_work();
+    sleeping_.store(false, std::memory_order_relaxed);
+    return woken;
+  }
+  bool wait_for_work() {
     std::unique_lock lock(sleep_mutex_);
     const bool hopeless = core_.s.activity == cpu::Activity::wait_for_sipi ||
                           (core_.s.activity == cpu::Activity::halted && !(core_.s.rflags & cpu::kIF));
@@ -188,6 +209,10 @@ class SoftVcpu final : public Vcpu {
   std::atomic<std::thread::id> runner_{};  ///< the thread that last called run()
   interp::Core core_;
   std::unique_ptr<interp::CodeEngine> engine_;
+#if HUSK_HAVE_JIT
+  cpu::jit::Engine* jit_ = nullptr;  ///< engine_
+#endif
+  std::atomic<bool> sleeping_{false};
   std::unique_ptr<TraceAdapter> adapter_;
   std::mutex sleep_mutex_;
   std::condition_variable awake_;

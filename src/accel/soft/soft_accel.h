@@ -23,6 +23,7 @@ struct SoftAccelDeps {
   const core::Clock& clock;
   Log& log;
   SoftEngine engine = SoftEngine::interpreter;
+  bool count = false;  ///< keep statistics that cost time in translated code
 };
 
 class SoftVcpu;

@@ -463,6 +463,8 @@ class Core final : public core::CpuPins {
   TraceSink* trace = nullptr;
   std::uint32_t trace_mask = 0;
   std::uint64_t instructions() const { return instructions_; }
+  /// Walks of the page tables, with paging on.
+  std::uint64_t page_walks() const { return page_walks_; }
   /// Oldest first, at most kPastEvents.
   std::vector<PastEvent> past_events() const;
   static constexpr std::size_t kPastEvents = 16;
@@ -592,6 +594,7 @@ class Core final : public core::CpuPins {
   bool skip_breakpoint_ = false;   ///< the debugger resumes from a breakpoint
   std::uint32_t block_key_ = 0;    ///< mode bits that change what bytes mean or which checks they take
   std::uint64_t instructions_ = 0;
+  std::uint64_t page_walks_ = 0;
   std::array<PastEvent, kPastEvents> past_{};
   std::size_t past_count_ = 0;
   /// Address-space tags (paging.cpp): [pcid] -> tag, 0 for none given yet.

@@ -156,6 +156,7 @@ bool Core::translate(std::uint64_t linear, AccessKind kind, bool user, Translati
                           .user = user,
                           .implicit = implicit_access_ || (!user && cpl_ == 3)};
   const WalkLimits limits = walk_limits(model);
+  ++page_walks_;
   for (;;) {
     PageWalk walk = walk_pages_with(s, limits, linear, access, [this](std::uint64_t gpa, unsigned bytes) {
       return SystemOps::read_entry(*this, gpa, bytes);

@@ -74,6 +74,9 @@ class CodeCache {
   bool full() const { return hot_ + kReserve > hot_end_ || cold_ + kReserve > cold_end_; }
   /// What was written so far stays for ever: the stubs.
   void keep_all();
+  /// What keep_all() kept: where it begins, and its size.
+  const std::uint8_t* begin() const { return memory_->writable(); }
+  std::size_t kept_bytes() const { return static_cast<std::size_t>(hot_begin_ - memory_->writable()); }
   void clear();
   std::size_t bytes_used() const {
     return static_cast<std::size_t>(hot_ - memory_->writable()) + static_cast<std::size_t>(cold_ - hot_end_);

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/insn.h"
+#include "cpu/jit/statistics.h"
 
 namespace husk::cpu::jit {
 
@@ -85,6 +86,7 @@ struct Context {
   BesidePage beside[3][kBesidePages];  ///< by Core::MmuIndex and page number
   std::uint32_t filled[3][kFilled];    ///< slots of both kinds in use, by their distance from GS; by Core::MmuIndex
   JumpEntry jumps[3][kJumpEntries];    ///< by Core::MmuIndex
+  HotCounters hot;
 };
 
 /// A memory operand, for the stub that its fast path falls back on. Its layout is known to the stubs.

@@ -36,26 +36,30 @@ static_assert(kSlotShares[1][0].count + kSlotShares[1][1].count + 2 * kTlbEntrie
 constexpr std::uint32_t kAllMasked = 0x1F80;  ///< of MXCSR
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::create(Core& core, std::size_t code_bytes) {
+Result<std::unique_ptr<Engine>> Engine::create(Core& core, const EngineOptions& options) {
   constexpr unsigned long kHwcap2Fsgsbase = 2;
   if (!(getauxval(AT_HWCAP2) & kHwcap2Fsgsbase))
     return fail("the JIT needs WRGSBASE, which this kernel or CPU does not let programs use; run with accel=interp");
-  return std::unique_ptr<Engine>(new Engine(core, HUSK_TRY(CodeMemory::create(code_bytes))));
+  return std::unique_ptr<Engine>(new Engine(core, HUSK_TRY(CodeMemory::create(options.code_bytes)), options));
 }
 
-Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory)
+Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory, const EngineOptions& options)
     : core_(core),
       context_(*new(core.engine_area_.bytes) Context{}),
       cache_(std::move(memory)),
+      count_(options.count),
       dummy_(std::make_unique<std::uint8_t[]>(2 * mem::kPageSize)) {
   static_assert(sizeof(Context) <= Core::kEngineBytes);
-  const FeatureSet host = host_features();
+  const FeatureSet host = options.host_features ? *options.host_features : host_features();
+  statistics_.calls_of.resize(forms().size());
+  statistics_.slow_of.resize(forms().size());
   plans_ = make_plans(core.model, host);
   host_bmi2_ = host[static_cast<std::size_t>(Feature::bmi2)];
   host_avx_ = host[static_cast<std::size_t>(Feature::avx)];
   // A non-canonical page that the guest cannot know: see emit_check() of the translator.
   std::uint64_t random = 0;
   HUSK_CHECK(getrandom(&random, sizeof random, 0) == sizeof random);
+  if (options.seed) random = *options.seed;
   invalid_page_ = (random & 0x003F'FFFF'FFFF'E000) | 0x4000'0000'0000'0000;
   context_.self = &core;
   dummy_page_ = align_up(reinterpret_cast<std::uintptr_t>(dummy_.get()), mem::kPageSize);
@@ -358,6 +362,7 @@ Block* Engine::find_block(bool& fault, bool& global) {
     return nullptr;
   }
   forget_beside();
+  const PhaseMark phase(phase_, Phase::translation);
   const auto start = std::chrono::steady_clock::now();
   Block* const block =
       Translator(*this).translate(*entry->ram, entry->offset, static_cast<unsigned>(linear & 0xFFF), block_key);
@@ -366,21 +371,34 @@ Block* Engine::find_block(bool& fault, bool& global) {
   return block;
 }
 
+void Engine::empty_cache() {
+  flush_wanted_ = false;
+  far_links_.clear();
+  far_links_local_.clear();
+  wandering_.clear();
+  cache_.clear();
+  reset_jumps(false);
+  ++statistics_.flushes;
+}
+
+bool Engine::translate() {
+  bool fault = false, global = false;
+  return find_block(fault, global) != nullptr;
+}
+
 Flow Engine::run(Core& core) {
-  if (flush_wanted_) {
-    flush_wanted_ = false;
-    far_links_.clear();
-    far_links_local_.clear();
-    wandering_.clear();
-    cache_.clear();
-    reset_jumps(false);
-    ++statistics_.flushes;
-  }
+  if (flush_wanted_) empty_cache();
   code_dropped_ = mapping_changed_ = false;
   bool fault = false, global = false;
   Block* const block = find_block(fault, global);
   if (fault) return Flow::fault;
-  if (!block) return core.run_block();
+  if (!block) {
+    const std::uint64_t before = core.instructions_;
+    const Flow flow = core.run_block();
+    ++statistics_.interpreted_blocks;
+    statistics_.interpreted_instructions += core.instructions_ - before;
+    return flow;
+  }
   ++statistics_.entries;
   ++core.instructions_;
   result_ = Flow::next;
@@ -388,17 +406,30 @@ Flow Engine::run(Core& core) {
   give_state();
   const auto enter = reinterpret_cast<void (*)(Core*, const std::uint8_t*)>(
       reinterpret_cast<std::uintptr_t>(cache_.running(stubs_.enter)));
-  enter(&core, block->entry);
+  {
+    const PhaseMark phase(phase_, Phase::translated_code);
+    enter(&core, block->entry);
+  }
   take_state();
   return result_;
 }
 
 const std::uint8_t* Engine::leave(Flow flow) {
   result_ = flow;
+  ++statistics_.leaves[static_cast<std::size_t>(leave_reason(flow == Flow::fault))];
   context_.reload_vectors = context_.reload_x87 = 0;
   core_.leave_block_ = true;
   give_state();
   return cache_.running(stubs_.exit_spilled);
+}
+
+Leave Engine::leave_reason(bool fault) const {
+  if (fault) return Leave::fault;
+  if (core_.s.activity != Activity::running) return Leave::halted;
+  if (core_.attention_.load(std::memory_order_relaxed) != 0 || core_.interrupt_waiting_) return Leave::event;
+  if (core_.careful()) return Leave::stepping;
+  if (flush_wanted_) return Leave::cache_full;
+  return code_dropped_ ? Leave::code_dropped : Leave::not_translated;
 }
 
 std::int32_t Engine::return_mark(std::uint32_t key) const {
@@ -446,7 +477,9 @@ const std::uint8_t* Engine::after_instruction(Flow flow, unsigned length, const 
 const std::uint8_t* Engine::glue_call(Core* core, void* site_pointer) {
   Engine& self = *static_cast<Engine*>(core->engine_);
   const CallSite& site = *static_cast<const CallSite*>(site_pointer);
+  const PhaseMark phase(self.phase_, Phase::instruction);
   ++self.statistics_.calls;
+  ++self.statistics_.calls_of[site.insn.form];
   self.take_state();
   core->s.rip = self.context_.page_base + site.offset;
   const std::uint32_t key = self.key();
@@ -458,6 +491,7 @@ const std::uint8_t* Engine::glue_call(Core* core, void* site_pointer) {
 const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   Engine& self = *static_cast<Engine*>(core->engine_);
   MemorySite& site = *static_cast<MemorySite*>(site_pointer);
+  const PhaseMark phase(self.phase_, Phase::instruction);
   ++self.statistics_.slow_accesses;
   // A page that was not in any TLB says nothing of how the operand moves.
   ++site.patience;
@@ -476,6 +510,7 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   }
   ++core->instructions_;
   self.beside_ram_ = nullptr;
+  ++self.statistics_.slow_of[site.insn->form];
   const Flow flow = site.insn->handler(*core, *site.insn);
   if (self.beside_ram_ && flow == Flow::next && self.context_.missed)
     self.note_beside(*self.beside_ram_, self.beside_offset_);
@@ -507,6 +542,7 @@ const std::uint8_t* Engine::glue_wander(Core* core, void* site_pointer) {
 const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
   Engine& self = *static_cast<Engine*>(core->engine_);
   LinkSite& site = *static_cast<LinkSite*>(site_pointer);
+  const PhaseMark phase(self.phase_, Phase::look_up);
   self.take_state();
   core->s.rip = self.context_.page_base + static_cast<std::uint64_t>(static_cast<std::int64_t>(site.offset));
   if (!core->code64()) core->s.rip &= 0xFFFFFFFF;
@@ -526,6 +562,7 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
 
 const std::uint8_t* Engine::glue_indirect(Core* core, void*) {
   Engine& self = *static_cast<Engine*>(core->engine_);
+  const PhaseMark phase(self.phase_, Phase::look_up);
   ++self.statistics_.lookups;
   self.take_state();
   const std::uint64_t rip = core->s.rip = self.context_.jump_target;

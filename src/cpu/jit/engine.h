@@ -3,41 +3,38 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <unordered_set>
 #include <vector>
 
 #include "base/result.h"
+#include "cpu/code_observer.h"
 #include "cpu/interp/core.h"
 #include "cpu/jit/code_cache.h"
 #include "cpu/jit/context.h"
 #include "cpu/jit/emitter.h"
 #include "cpu/jit/plan.h"
+#include "cpu/jit/statistics.h"
 
 namespace husk::cpu::jit {
 
-/// Figures of one vCPU's JIT since it was made.
-struct Statistics {
-  std::uint64_t blocks = 0;        ///< translated
-  std::uint64_t instructions = 0;  ///< translated
-  std::uint64_t translation_ns = 0;
-  std::uint64_t entries = 0;        ///< into translated code from the run loop
-  std::uint64_t calls = 0;          ///< handlers called from translated code
-  std::uint64_t slow_accesses = 0;  ///< instructions left to the interpreter for a memory access
-  std::uint64_t wandering = 0;      ///< memory operands given the other form of look-up
-  std::uint64_t links = 0;          ///< direct jumps resolved
-  std::uint64_t lookups = 0;        ///< indirect jumps that missed the jump table
-  std::uint64_t spaces = 0;         ///< changes of address space, or flushes of all of it
-  std::uint64_t pages = 0;          ///< single pages flushed
-  std::uint64_t flushes = 0;        ///< of the whole code cache
-  std::uint64_t dropped = 0;        ///< blocks dropped because their guest code was written
+struct EngineOptions {
+  static constexpr std::size_t kDefaultCodeBytes = std::size_t{48} << 20;
+  std::size_t code_bytes = kDefaultCodeBytes;  ///< size of the code cache
+  bool count = false;                          ///< keep HotCounters
+  /// For tests that compare emitted code: in place of the host's own features, and of a random number.
+  std::optional<FeatureSet> host_features = {};
+  std::optional<std::uint64_t> seed = {};
 };
 
 /// Same-ISA translator: guest x86 to the host's x86-64, see docs/jit.md.
-class Engine final : public interp::CodeEngine {
+class Engine final : public interp::CodeEngine, private HostNames {
  public:
-  /// Fails where the host cannot map executable memory or lets no program set its GS base. `code_bytes` is the size of
-  /// the code cache.
-  static Result<std::unique_ptr<Engine>> create(interp::Core& core, std::size_t code_bytes = kDefaultCodeBytes);
+  /// Fails where the host cannot map executable memory or lets no program set its GS base.
+  static Result<std::unique_ptr<Engine>> create(interp::Core& core, std::size_t code_bytes) {
+    return create(core, EngineOptions{.code_bytes = code_bytes});
+  }
+  static Result<std::unique_ptr<Engine>> create(interp::Core& core, const EngineOptions& options = {});
   ~Engine() override;
 
   Flow run(interp::Core& core) override;
@@ -51,12 +48,36 @@ class Engine final : public interp::CodeEngine {
   void set_single_block(bool on) { single_block_ = on; }
 
   const Statistics& statistics() const { return statistics_; }
+  /// Zero unless asked for.
+  const HotCounters& hot_counters() const { return context_.hot; }
   std::size_t code_bytes() const { return cache_.bytes_used(); }
-  static constexpr std::size_t kDefaultCodeBytes = std::size_t{48} << 20;
+  /// From any thread.
+  Phase phase() const { return phase_.load(std::memory_order_relaxed); }
+  /// Has `observer` (null: nobody) told of what is translated from now on.
+  void observe(CodeObserver* observer);
+  /// For tests and measurements: translates what is at CS:RIP, if it was not, and runs nothing. False: there is nothing
+  /// that can be translated.
+  bool translate();
+  /// The same: everything translated is forgotten.
+  void forget_all() { empty_cache(); }
+  /// For tests: the operand of the instruction at this host address is one that wanders from now on.
+  void set_wandering(const std::uint8_t* code) { wandering_.insert(code); }
 
  private:
   friend class Translator;
-  Engine(interp::Core& core, std::unique_ptr<CodeMemory> memory);
+  Engine(interp::Core& core, std::unique_ptr<CodeMemory> memory, const EngineOptions& options);
+
+  // HostNames (names.cpp)
+  std::string code_name(const std::uint8_t* running) const override;
+  std::string field_name(std::int64_t distance) const override;
+  struct CodePiece {  ///< written addresses
+    const std::uint8_t* begin;
+    const std::uint8_t* end;
+  };
+  void tell_observer(const Block& block, std::uint64_t linear, std::size_t guest_bytes, CodePiece hot,
+                     CodePiece cold) const;
+  void empty_cache();
+  Leave leave_reason(bool fault) const;
 
   /// Addresses (written ones) of the shared pieces of code.
   struct Stubs {
@@ -148,6 +169,9 @@ class Engine final : public interp::CodeEngine {
   std::vector<FormPlan> plans_;
   Stubs stubs_;
   Statistics statistics_;
+  const bool count_;
+  std::atomic<Phase> phase_{Phase::run_loop};
+  CodeObserver* observer_ = nullptr;
   Flow result_ = Flow::next;
   bool code_dropped_ = false;     ///< since translated code was entered
   bool mapping_changed_ = false;  ///< the running code may lie elsewhere now

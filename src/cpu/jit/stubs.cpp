@@ -151,6 +151,10 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
 
   // The table's entry from the interpreter's TLB, then as if it had been there.
   std::uint8_t* const from_core = e.at;
+  if (count_) {
+    e.gs(0x83, 0, gs(context_.hot.table_misses));  // add qword, 1
+    e.byte(1);
+  }
   e.rm(0x85, kHostR10, site(offsetof(MemorySite, align_mask)), false);  // test
   std::uint8_t* const misaligned = e.jcc_forward(kNotZero);
   // Core::tlb_index()
@@ -226,6 +230,10 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   e.jmp(from_core);
 
   stubs_.slot_miss[mmu_index][write] = e.at;
+  if (count_) {
+    e.gs(0x83, 0, gs(context_.hot.slot_misses));
+    e.byte(1);
+  }
   e.rm(0x83, 5, site(offsetof(MemorySite, patience)), false);  // sub dword, 1
   e.byte(1);
   e.jcc(kZero, wander);

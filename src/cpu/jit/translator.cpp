@@ -385,6 +385,14 @@ void Translator::emit_crossing() {
   hot_.jmp(e_.stubs_.slow);
 }
 
+/// Counts what the block is about to execute. Its flags may be anybody's, R11 is nobody's.
+void Translator::emit_count() {
+  const std::int32_t counter = e_.gs(e_.context_.hot.instructions);
+  hot_.load_gs(kHostR11, counter);
+  hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(count_)});
+  hot_.store_gs(counter, kHostR11);
+}
+
 Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, unsigned start, std::uint32_t key) {
   page_ = ram.data() + page_offset;
   code_size_ = core_.code_size_;
@@ -404,6 +412,8 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   block.entry = e_.cache_.running(hot_.at);
   block.written_entry = hot_.at;
   block.key = key;
+  const std::uint8_t* const cold_begin = cold_.at;
+  if (e_.count_) emit_count();
   for (unsigned i = 0; i < count_; ++i) emit(items_[i]);
   const bool open = count_ == 0 || !ends_block(items_[count_ - 1]);
   if (open && crossing_)
@@ -415,6 +425,12 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   block.looked_at = looked_at_;
   ++e_.statistics_.blocks;
   e_.statistics_.instructions += count_;
+  e_.statistics_.guest_bytes += end_ - start;
+  e_.statistics_.hot_bytes += static_cast<std::uint64_t>(hot_.at - block.written_entry);
+  e_.statistics_.cold_bytes += static_cast<std::uint64_t>(cold_.at - cold_begin);
+  if (e_.observer_)
+    e_.tell_observer(block, e_.context_.page_base + start, end_ - start, {block.written_entry, hot_.at},
+                     {cold_begin, cold_.at});
   return e_.cache_.add(ram, block);
 }
 

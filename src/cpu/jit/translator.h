@@ -65,6 +65,7 @@ class Translator {
   void emit(const Item& item);
   void emit_call(const Item& item);
   void emit_crossing();
+  void emit_count();
   void emit_copy(const Item& item);
   void emit_stack_and_data(const Item& item, const FormPlan& plan);
   void emit_push(const Item& item, const FormPlan& plan);

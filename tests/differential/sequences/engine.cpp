@@ -28,7 +28,7 @@ std::unique_ptr<cpu::jit::Engine> made_jit(Core& core, std::size_t code_bytes) {
   core.set_engine(engine->get());
   return std::move(*engine);
 }
-std::unique_ptr<CodeEngine> jit(Core& core) { return made_jit(core, cpu::jit::Engine::kDefaultCodeBytes); }
+std::unique_ptr<CodeEngine> jit(Core& core) { return made_jit(core, cpu::jit::EngineOptions::kDefaultCodeBytes); }
 /// A cache that is soon full, and never more than one block from the run loop.
 std::unique_ptr<CodeEngine> jit_single(Core& core) {
   auto engine = made_jit(core, std::size_t{1} << 20);

@@ -52,21 +52,24 @@ struct JumpEntry {
   const std::uint8_t* host;
 };
 
+inline constexpr unsigned kMaxGroups = 64;
+
 /// Lies inside the Core (Core::engine_area_).
 struct Context {
   std::uint64_t flags;      ///< guest's arithmetic flags while they are not in the host's: AL = OF, AH as LAHF gives
   std::uint64_t page_base;  ///< linear address of the page that the running code lies in
-  std::uint64_t rax, rcx, rdx;  ///< kept by stubs
-  std::uint64_t value;          ///< kept across the memory checks of one instruction
-  std::uint64_t borrowed;       ///< a host register lent to one instruction
-  std::uint64_t jump_target;    ///< guest address for the indirect-branch stub
-  const std::uint8_t* resume;   ///< where the stubs go on
+  std::uint64_t rax, rcx, rdx;            ///< kept by stubs
+  std::uint64_t value;                    ///< kept across the memory checks of one instruction
+  std::uint64_t borrowed;                 ///< a host register lent to one instruction
+  std::uint64_t group_hosts[kMaxGroups];  ///< host address of the lowest byte of groups of operands that have no slot
+  std::uint64_t jump_target;              ///< guest address for the indirect-branch stub
+  const std::uint8_t* resume;             ///< where the stubs go on
   std::uint64_t host_rsp;
   std::uint64_t return_stack;        ///< host RSP when the return stack is empty
   std::uint64_t stack_pointer;       ///< host RSP of the code that called a stub, and where it goes on
   std::uint64_t return_stack_limit;  ///< below it the return stack is emptied
   void* self;                        ///< the Core
-  std::uint64_t missed;              ///< linear address of the store that the interpreter is asked to do
+  std::uint64_t missed;              ///< linear address of the access that the interpreter is asked to do
   std::uint32_t host_mxcsr;
   std::uint8_t vectors_resident;  ///< XMM/YMM and MXCSR of the guest are in the host's
   std::uint8_t reload_vectors;    ///< a stub is to make them resident before it goes on
@@ -92,7 +95,7 @@ struct Context {
 /// A memory operand, for the stub that its fast path falls back on. Its layout is known to the stubs.
 struct MemorySite {
   const std::uint8_t* resume;           ///< in the fast path, behind the check
-  const std::uint8_t* checked;          ///< where R10 holds the host address
+  const std::uint8_t* checked;          ///< where R10 holds the host address; null: others rely on the slot
   DataSlot* slot;                       ///< null: the operand is looked up by page number
   std::uint32_t room;                   ///< a page's size less the operand's
   std::uint32_t patience;               ///< misses until another form is tried
@@ -104,6 +107,8 @@ struct MemorySite {
   std::uint32_t key;                    ///< of the block
   const Insn* insn;                     ///< decoded, once it was needed
   std::uint8_t length;                  ///< of the instruction in bytes
+  std::uint8_t failures = 0;            ///< of a check for several operands, for which nothing can be done
+  bool leads = false;                   ///< the check is for several operands
   const std::uint8_t* after = nullptr;  ///< behind the instruction, for when the interpreter did it
 };
 

@@ -110,8 +110,7 @@ void Translator::emit_canonical_check(Emitter& e, const std::uint8_t* slow) {
 
 void Translator::emit_target(const Item& item) {
   if (item.insn.memory) {
-    emit_address(item.insn, end_);
-    emit_check(item, word_, false);
+    emit_operand(item, 0, word_, false);
     hot_.rm(0x8B, kHostR10, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
   } else {
     hot_.mov(kHostR10, value_of(item.insn.rm, kHostR10), wide_);
@@ -142,8 +141,7 @@ void Translator::emit_near_call(const Item& item, bool indirect) {
     emit_target(item);
     hot_.store_gs(value, kHostR10);
   }
-  hot_.lea(kHostR10, {kHostR15, HostAddress::kNone, 0, -static_cast<std::int32_t>(word_)}, wide_);
-  emit_check(item, word_, true);
+  emit_operand(item, indirect && insn.memory ? 1 : 0, word_, true);
   hot_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
   hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(behind)}, wide_);
   hot_.rm(0x89, kHostR11, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
@@ -186,8 +184,7 @@ void Translator::emit_return(const Item& item) {
   const auto release =
       static_cast<std::int32_t>(word_ + (forms()[insn.form].sem == Sem::ret_i ? insn.imm & 0xFFFF : 0));
   free_flags(item.live_in);
-  hot_.mov(kHostR10, kHostR15, wide_);
-  emit_check(item, word_, false);
+  emit_operand(item, 0, word_, false);
   hot_.rm(0x8B, kHostR10, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
   hot_.lea(kHostR11, {kHostR10, HostAddress::kNone, 0, return_mark_});
   hot_.rm(0x3B, kHostR11, {kHostRsp, HostAddress::kNone, 0, 8});
@@ -211,17 +208,14 @@ void Translator::emit_return(const Item& item) {
 void Translator::emit_push(const Item& item, const FormPlan& plan) {
   const Insn& insn = item.insn;
   const HostAddress stored{kHostR10, HostAddress::kNone, 0, 0};
-  free_flags(item.live_in);
   const bool from_memory = plan.way == Way::push_rm && insn.memory;
   if (from_memory) {
-    emit_address(insn, item.offset + insn.length);
-    emit_check(item, word_, false);
+    emit_operand(item, 0, word_, false);
     hot_.rm(0x8B, kHostR10, stored, wide_);
     hot_.store_gs(e_.gs(e_.context_.value), kHostR10);
   }
   const auto below = -static_cast<std::int32_t>(word_);
-  hot_.lea(kHostR10, {kHostR15, HostAddress::kNone, 0, below}, wide_);
-  emit_check(item, word_, true);
+  emit_operand(item, from_memory ? 1 : 0, word_, true);
   if (plan.way == Way::push_imm) {
     hot_.rex_opcode(wide_, 0, 0, kHostR10, 0xC7);
     hot_.modrm_memory(0, stored);
@@ -238,9 +232,7 @@ void Translator::emit_push(const Item& item, const FormPlan& plan) {
 
 void Translator::emit_pop(const Item& item, const FormPlan& plan) {
   const unsigned guest = plan.way == Way::pop_rm ? item.insn.rm : item.insn.reg;
-  free_flags(item.live_in);
-  hot_.mov(kHostR10, kHostR15, wide_);
-  emit_check(item, word_, false);
+  emit_operand(item, 0, word_, false);
   // POP RSP ends with the value read: the increment comes first.
   hot_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, static_cast<std::int32_t>(word_)}, wide_);
   const unsigned to = homeless(guest) ? unsigned{kHostR11} : home(guest);
@@ -250,9 +242,7 @@ void Translator::emit_pop(const Item& item, const FormPlan& plan) {
 }
 
 void Translator::emit_leave(const Item& item) {
-  free_flags(item.live_in);
-  hot_.mov(kHostR10, kHostRbp, wide_);
-  emit_check(item, word_, false);
+  emit_operand(item, 0, word_, false);
   hot_.lea(kHostR15, {kHostRbp, HostAddress::kNone, 0, static_cast<std::int32_t>(word_)}, wide_);
   hot_.rm(0x8B, kHostRbp, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
   close_sites();
@@ -307,8 +297,7 @@ void Translator::emit_divide(const Item& item, bool is_signed) {
   free_flags(item.live_in);
   unsigned divisor = kHostR11;
   if (insn.memory) {
-    emit_address(insn, item.offset + insn.length);
-    emit_check(item, insn.op_size, false);
+    emit_operand(item, 0, insn.op_size, false);
     hot_.rm(0x8B, kHostR11, {kHostR10, HostAddress::kNone, 0, 0}, wide);
   } else {
     divisor = value_of(insn.rm, kHostR11);

@@ -154,6 +154,7 @@ void Engine::note_beside(mem::RamRegion& ram, std::uint64_t page_offset) {
 void Engine::code_decoded(const std::uint8_t*) { forget_beside(); }
 
 void Engine::reset_slots(bool keep_global) {
+  slots_changed_ = true;
   forget_beside();
   for (const unsigned mmu_index : {Core::kMmuUser, Core::kMmuSupervisor, Core::kMmuSupervisorAc}) {
     if (mmu_index == Core::kMmuSupervisor) {
@@ -194,6 +195,7 @@ void Engine::space_changed(bool keep_global) {
 
 void Engine::page_flushed(std::uint64_t linear) {
   ++statistics_.pages;
+  slots_changed_ = true;
   // Pieces of a large page go together, as in Core::flush_tlb_page().
   const unsigned shift = core_.huge_seen_[Core::huge_index(linear)]     ? 30
                          : core_.large_seen_[Core::large_index(linear)] ? 22
@@ -231,6 +233,7 @@ bool Engine::write_access_dropped(const std::uint8_t* host_page) {
   }
   const auto host = reinterpret_cast<std::uintptr_t>(host_page);
   bool any = beside_used_;
+  slots_changed_ = true;
   forget_beside();
   for (unsigned mmu_index = 0; mmu_index < Core::kMmuCount; ++mmu_index) {
     slots_tagged(context_.host_tags, mmu_index, true, host >> 12, [&](DataSlot& slot) {
@@ -376,6 +379,7 @@ void Engine::empty_cache() {
   far_links_.clear();
   far_links_local_.clear();
   wandering_.clear();
+  ungrouped_.clear();
   cache_.clear();
   reset_jumps(false);
   ++statistics_.flushes;
@@ -388,7 +392,7 @@ bool Engine::translate() {
 
 Flow Engine::run(Core& core) {
   if (flush_wanted_) empty_cache();
-  code_dropped_ = mapping_changed_ = false;
+  code_dropped_ = mapping_changed_ = slots_changed_ = false;
   bool fault = false, global = false;
   Block* const block = find_block(fault, global);
   if (fault) return Flow::fault;
@@ -445,7 +449,7 @@ Block* Engine::next_block(bool& global, const std::uint8_t*& exit) {
   Block* block = nullptr;
   if (!single_block_ && !must_leave()) {
     core_.leave_block_ = false;
-    mapping_changed_ = false;
+    mapping_changed_ = slots_changed_ = false;
     block = find_block(fault, global);
   }
   if (block)
@@ -468,7 +472,7 @@ const std::uint8_t* Engine::after_instruction(Flow flow, unsigned length, const 
     if (!core_.code64()) core_.s.rip &= 0xFFFFFFFF;
   }
   if (flow == Flow::fault) return leave(Flow::fault);
-  if (flow != Flow::next || !resume || mapping_changed_ || must_leave()) return dispatch();
+  if (flow != Flow::next || !resume || mapping_changed_ || slots_changed_ || must_leave()) return dispatch();
   core_.leave_block_ = false;
   give_state();
   return resume;
@@ -514,8 +518,23 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   const Flow flow = site.insn->handler(*core, *site.insn);
   if (self.beside_ram_ && flow == Flow::next && self.context_.missed)
     self.note_beside(*self.beside_ram_, self.beside_offset_);
+  if (site.leads) self.note_failed_group(site);
   self.context_.missed = 0;
   return self.after_instruction(flow, site.insn->length, site.after);
+}
+
+void Engine::note_failed_group(MemorySite& site) {
+  const std::uint64_t linear = context_.missed;
+  // A page that the interpreter has made known to the TLB will be found there the next time.
+  const Core::TlbEntry& entry = core_.tlb_[core_.mmu_index_][Core::tlb_index(linear)];
+  const bool crosses = (linear & 0xFFF) + site.last >= mem::kPageSize;
+  const std::uint64_t tag = align_down(linear, mem::kPageSize) | core_.pcid_;
+  const bool found = entry.read_tag == tag && entry.write_tag == tag;
+  constexpr unsigned kTries = 8;
+  if ((found && !crosses) || ++site.failures < kTries) return;
+  ungrouped_.insert(site.code);
+  cache_.forget(site.block, site.key);
+  if (cache_.full()) flush_wanted_ = true;
 }
 
 const std::uint8_t* Engine::glue_need_x87(Core* core, void* resume) {

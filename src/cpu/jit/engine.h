@@ -130,6 +130,8 @@ class Engine final : public interp::CodeEngine, private HostNames {
   const std::uint8_t* dispatch();
   /// The same for who wants to remember the block; null: go to `exit`.
   Block* next_block(bool& global, const std::uint8_t*& exit);
+  /// Makes anew the block of a check for several operands that fails too often.
+  void note_failed_group(MemorySite& site);
   const std::uint8_t* leave(Flow flow);
   /// Added to the guest addresses on the return stack, so that a RET in another mode does not take them for its own.
   std::int32_t return_mark(std::uint32_t key) const;
@@ -174,6 +176,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   CodeObserver* observer_ = nullptr;
   Flow result_ = Flow::next;
   bool code_dropped_ = false;     ///< since translated code was entered
+  bool slots_changed_ = false;    ///< pages were taken from slots that running code may rely on
   bool mapping_changed_ = false;  ///< the running code may lie elsewhere now
   bool flush_wanted_ = false;
   bool single_block_ = false;
@@ -184,6 +187,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   std::uint64_t invalid_page_ = 0;         ///< matches no address that a guest would guess
   std::unique_ptr<std::uint8_t[]> dummy_;  ///< what an empty slot would reach
   std::uintptr_t dummy_page_ = 0;
+  std::unordered_set<const std::uint8_t*> ungrouped_;  ///< those whose access is often apart from its neighbours
   std::unordered_set<const std::uint8_t*> wandering_;  ///< guest instructions that access many pages
   std::uint32_t jump_keys_[3] = {};
   std::vector<LinkSite*> far_links_;                 ///< filled links to other pages

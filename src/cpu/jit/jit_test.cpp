@@ -178,6 +178,50 @@ TEST_F(Jit, StoreAcrossTheEdgeOfCodeIsSeen) {
   run();
   EXPECT_EQ(rax() & 0xFF, 9u);
 }
+TEST_F(Jit, NeighboursInTwoPagesAreAccessedOneByOne) {
+  long_mode();
+  // again: mov rax, [rbx]; add rax, [rbx+8]; mov [rbx+16], rax; add rbx, 24; dec ecx; jnz again; hlt
+  code(kCode, {0x48, 0x8B, 0x03, 0x48, 0x03, 0x43, 8,    0x48, 0x89, 0x43,
+               16,   0x48, 0x83, 0xC3, 24,   0xFF, 0xC9, 0x75, 0xED, 0xF4});
+  // By turns the page ends before, between, in and behind the three.
+  constexpr std::uint64_t kStart = kData + 4096 - 64, kTriples = 6;
+  for (std::uint64_t pass = 0; pass < 24; ++pass) {
+    const std::uint64_t start = kStart + pass;
+    for (std::uint64_t i = 0; i < kTriples; ++i) {
+      put<std::uint64_t>(start + 24 * i, 1000 * pass + i);
+      put<std::uint64_t>(start + 24 * i + 8, 77 * i);
+      put<std::uint64_t>(start + 24 * i + 16, 0);
+    }
+    core->s.rip = kCode;
+    core->s.gpr[kRbx] = start;
+    core->s.gpr[kRcx] = kTriples;
+    run();
+    for (std::uint64_t i = 0; i < kTriples; ++i)
+      EXPECT_EQ(get<std::uint64_t>(start + 24 * i + 16), 1000 * pass + 78 * i) << pass << ' ' << i;
+  }
+}
+TEST_F(Jit, NeighbourBeyondTheLastMappedPageFaultsByItself) {
+  long_mode();
+  // inc eax; mov rdx, [rbx]; inc eax; mov rdx, [rbx+8]; inc eax; hlt. 2 MiB is where the mapping ends.
+  code(kCode, {0xFF, 0xC0, 0x48, 0x8B, 0x13, 0xFF, 0xC0, 0x48, 0x8B, 0x53, 8, 0xFF, 0xC0, 0xF4});
+  code(kHandlers + 14 * 16, {0xF4});
+  put<std::uint64_t>(kPd + 8, 0);
+  core->s.gpr[kRbx] = (std::uint64_t{2} << 20) - 8;
+  rax() = 0;
+  run();
+  EXPECT_EQ(rax(), 2u);
+  EXPECT_EQ(core->s.cr2, std::uint64_t{2} << 20);
+}
+TEST_F(Jit, CheckOfNeighboursDoesNotSurviveAnotherInstructionsFailure) {
+  long_mode();
+  // push [rdx], which the interpreter does, then neighbours of what it pushed: pop rax; push rax; pop rbx; hlt
+  code(kCode, {0xFF, 0x32, 0x58, 0x50, 0x5B, 0xF4});
+  put<std::uint64_t>(kData + 4096 - 4, 0x1234'5678'9ABC);
+  core->s.gpr[kRdx] = kData + 4096 - 4;
+  run();
+  EXPECT_EQ(rax(), 0x1234'5678'9ABCu);
+  EXPECT_EQ(core->s.gpr[kRbx], 0x1234'5678'9ABCu);
+}
 TEST_F(Jit, SameCodeAtTwoAddressesIsTranslatedOnce) {
   long_mode();
   put<std::uint64_t>(kPd + 4 * 8, 0x87);

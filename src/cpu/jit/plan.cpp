@@ -89,6 +89,7 @@ bool describe(const Form& form, FormPlan& plan) {
       // The only fixed registers of copied instructions are AL, CL and their wider forms, which map to themselves.
       case OperandKind::fixed_gpr:
         if (operand.fixed > kRdx) return false;
+        if (operand.written) plan.implicit_written |= static_cast<std::uint16_t>(1u << operand.fixed);
         break;
       case OperandKind::gpr_reg:
       case OperandKind::vec_reg:
@@ -216,6 +217,11 @@ FormPlan plan_of(const Form& form, const CpuModel& model, const FeatureSet& host
   plan.w_ignored = form.encoding.find("WIG") != std::string_view::npos;
   plan.uses_vectors |= vector;
   plan.simd_exceptions = form.attributes & kAttrSimdFp;
+  constexpr auto kImplicit =
+      std::to_array<std::string_view>({"cbw", "cmpxchg", "cmpxchg16b", "cmpxchg8b", "cwd", "imul", "lahf", "mul"});
+  if (std::find(kImplicit.begin(), kImplicit.end(), stem(form.sem)) != kImplicit.end() || plan.uses_x87 ||
+      form.mnemonic.find("STRI") != std::string_view::npos)
+    plan.implicit_written |= 1u << kRax | 1u << kRcx | 1u << kRdx;
   plan.way = Way::copy;
   return plan;
 }

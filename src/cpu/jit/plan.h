@@ -48,6 +48,7 @@ struct FormPlan {
   bool reg_read = false, reg_written = false;  ///< general registers only
   bool rm_read = false, rm_written = false;    ///< register or memory
   bool vvvv_read = false, vvvv_written = false;
+  std::uint16_t implicit_written = 0;      ///< general registers that no field names, or more
   bool byte_reg = false, byte_rm = false;  ///< SPL to DIL need a REX
   bool vex = false;
   bool w_ignored = false;  ///< VEX.W, outside 64-bit mode

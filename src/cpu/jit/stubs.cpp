@@ -97,7 +97,7 @@ void Engine::emit_beside(Emitter& e, unsigned mmu_index) {
     return gs(context_.beside[mmu_index][0]) + static_cast<std::int32_t>(offset);
   };
   static_assert(sizeof(BesidePage) == 32);
-  std::uint8_t* others[5];
+  std::uint8_t* others[6];
   e.mov(kHostRax, kHostRdx);
   e.shift_imm(5, kHostRax, 12);
   e.alu_imm(4, kHostRax, kBesidePages - 1, false);
@@ -120,6 +120,9 @@ void Engine::emit_beside(Emitter& e, unsigned mmu_index) {
   e.shift_imm(5, kHostRcx, 6);
   e.rr(0xA30F, kHostRcx, kHostRdx);
   others[3] = e.jcc_forward(kBelow);
+  e.rm(0x83, 7, site(offsetof(MemorySite, checked)));  // cmp qword, 0
+  e.byte(0);
+  others[5] = e.jcc_forward(kZero);
   e.gs(0x83, 5, entry(offsetof(BesidePage, writes)), true, kHostRax);  // sub, 1
   e.byte(1);
   others[4] = e.jcc_forward(kBelow);
@@ -220,7 +223,7 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   if (write) emit_beside(e, mmu_index);
   e.bind(misaligned);
   restore();
-  if (write) e.store_gs(gs(context_.missed), kHostR10);
+  e.store_gs(gs(context_.missed), kHostR10);
   e.jmp(stubs_.slow);
 
   stubs_.tlb_miss[mmu_index][write] = e.at;

@@ -2,6 +2,7 @@
 #include "cpu/jit/translator.h"
 
 #include <algorithm>
+#include <span>
 
 #include "base/check.h"
 #include "cpu/sem.h"
@@ -77,7 +78,7 @@ void Translator::emit_address(const Insn& insn, unsigned end_offset) {
   }
 }
 
-void Translator::emit_check(const Item& item, unsigned bytes, bool write, unsigned align) {
+DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, unsigned align, bool leads) {
   MemorySite& site = e_.cache_.new_memory_site();
   site.room = static_cast<std::uint32_t>(mem::kPageSize - bytes);
   site.align_mask = align - 1;
@@ -88,6 +89,8 @@ void Translator::emit_check(const Item& item, unsigned bytes, bool write, unsign
   site.length = item.insn.length;
   site.block = page_ + items_[0].offset;
   site.key = key_;
+  site.leads = leads;
+  open_sites_[open_count_++] = &site;
   const auto in_page = [&](unsigned reg) {
     if (align > 1) {
       hot_.test_imm(reg, -4096 | static_cast<std::int32_t>(align - 1));
@@ -107,23 +110,28 @@ void Translator::emit_check(const Item& item, unsigned bytes, bool write, unsign
     hot_.gs(0x33, kHostR10, table, true, kHostR11);  // xor: the offset in the page, if it is that
     in_page(kHostR10);
     hot_.gs(0x03, kHostR10, table + 8, true, kHostR11);
-    site.checked = e_.cache_.running(hot_.at);
+    if (!leads) site.checked = e_.cache_.running(hot_.at);
     cold_.gs(0x33, kHostR10, table, true, kHostR11);
     cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
     cold_.jmp(e_.stubs_.tlb_miss[core_.mmu_index_][write]);
-  } else {
-    DataSlot& data = e_.next_slot(core_.mmu_index_, write);
-    site.slot = &data;
-    hot_.load_gs(kHostR11, e_.gs(data.page));
-    hot_.rr(0x33, kHostR11, kHostR10);
-    in_page(kHostR11);
-    site.resume = e_.cache_.running(hot_.at);
-    hot_.gs(0x03, kHostR10, e_.gs(data.addend));
-    site.checked = e_.cache_.running(hot_.at);
-    cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
-    cold_.jmp(e_.stubs_.slot_miss[core_.mmu_index_][write]);
+    return nullptr;
   }
-  open_sites_[open_count_++] = &site;
+  DataSlot& data = e_.next_slot(core_.mmu_index_, write);
+  site.slot = &data;
+  hot_.load_gs(kHostR11, e_.gs(data.page));
+  hot_.rr(0x33, kHostR11, kHostR10);
+  in_page(kHostR11);
+  site.resume = e_.cache_.running(hot_.at);
+  hot_.gs(0x03, kHostR10, e_.gs(data.addend));
+  if (!leads) site.checked = e_.cache_.running(hot_.at);
+  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+  cold_.jmp(e_.stubs_.slot_miss[core_.mmu_index_][write]);
+  return &data;
+}
+
+bool Translator::must_be_aligned(const Insn& insn) const {
+  const Form& form = forms()[insn.form];
+  return (form.attributes & kAttrAligned) || form.sem == Sem::cmpxchg16b_m;
 }
 
 std::uint8_t* Translator::cold_slow(const Item& item) {
@@ -139,7 +147,10 @@ std::uint8_t* Translator::cold_slow(const Item& item) {
 }
 
 void Translator::close_sites() {
-  for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = e_.cache_.running(hot_.at);
+  // Where the interpreter did an instruction whose check others rely on, code goes on elsewhere.
+  const auto sites = std::span(open_sites_).first(open_count_);
+  if (std::none_of(sites.begin(), sites.end(), [](const MemorySite* site) { return site->leads; }))
+    for (MemorySite* site : sites) site->after = e_.cache_.running(hot_.at);
   open_count_ = 0;
 }
 
@@ -243,18 +254,11 @@ void Translator::emit_rotate(unsigned reg, unsigned count) {
 void Translator::emit_copy(const Item& item) {
   Insn insn = item.insn;
   const FormPlan& plan = e_.plans_[insn.form];
-  const Form& form = forms()[insn.form];
   const FlagUse use = flag_use(insn, false);
   const bool memory = insn.memory;
   if (plan.uses_vectors) emit_vectors_resident(item.live_in);
   if (plan.uses_x87) emit_x87_resident(item.live_in);
-  if (memory) {
-    free_flags(item.live_in);
-    emit_address(insn, item.offset + insn.length);
-    const unsigned bytes = memory_bytes(plan.memory_size, insn);
-    const bool aligned = (form.attributes & kAttrAligned) || form.sem == Sem::cmpxchg16b_m;
-    emit_check(item, bytes, plan.rm_written, aligned ? bytes : 1);
-  }
+  if (memory) emit_operand(item, 0, memory_bytes(plan.memory_size, insn), plan.rm_written);
   // Flags that the instruction reads, or leaves as they are for others, must be there; R11 is free now.
   const bool passes = (use.killed != 0 || use.read != 0) && (item.live_in & ~use.killed);
   if (use.read || passes) want_flags();
@@ -404,6 +408,7 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   if (!e_.cache_.holds_page(page_)) core_.mark_code_page(ram, page_offset);
   if (!decode_block(start)) return nullptr;
   find_live_flags();
+  find_groups();
 
   hot_.at = e_.cache_.hot();
   cold_.at = e_.cache_.cold();

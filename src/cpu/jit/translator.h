@@ -34,8 +34,26 @@ class Translator {
   /// Misses of a memory operand's slot before it is looked up by page number instead.
   static constexpr std::uint32_t kPatience = 200;
   enum class Flags : std::uint8_t { host, spilled };
+  /// A memory access of an instruction. Those by the same base register that lie near each other make a group, whose
+  /// first access checks for all.
+  struct Access {
+    static constexpr std::uint8_t kNoGroup = 0xFF;
+    std::uint8_t base = kNoRegister;  ///< none: of another form, or of no kind
+    bool write = false;
+    std::uint8_t bytes = 0;
+    std::int32_t disp = 0;
+    std::uint8_t group = kNoGroup;
+    bool leads = false;
+    std::int32_t offset = 0;  ///< from what the base register held at the group's first access
+  };
+  struct Group {
+    std::int32_t low, high;  ///< offsets of the first byte and behind the last
+    bool write;
+    DataSlot* slot;  ///< once its check is emitted; null: the host address is in Context::group_hosts
+  };
   struct Item {
     Insn insn;
+    std::array<Access, 2> accesses;
     std::uint16_t offset;
     bool call;              ///< by the interpreter's handler
     std::uint16_t live_in;  ///< flags that the instruction or one after it may read
@@ -60,6 +78,12 @@ class Translator {
   bool handled_by_call(const Insn& insn) const;
   bool ends_block(const Item& item) const;
   bool high_byte_conflict(const Insn& insn, const FormPlan& plan) const;
+
+  // analysis (groups.cpp)
+  void find_groups();
+  void find_accesses(Item& item) const;
+  std::uint32_t registers_written(const Insn& insn) const;
+  bool must_be_aligned(const Insn& insn) const;
 
   // emission
   void emit(const Item& item);
@@ -92,8 +116,12 @@ class Translator {
   // memory
   /// Linear address of the operand into R10; R11 is used. Touches no flags.
   void emit_address(const Insn& insn, unsigned end_offset);
-  /// R10: linear address to host address, or to the interpreter. The flags must be free.
-  void emit_check(const Item& item, unsigned bytes, bool write, unsigned align = 1);
+  /// R10: host address of an access of the instruction. R11 is used, and the flags where a check is needed.
+  void emit_operand(const Item& item, unsigned which, unsigned bytes, bool write);
+  void emit_based(unsigned to, unsigned base, std::int32_t disp);
+  /// R10: linear address to host address, or to the interpreter. The flags must be free. `leads`: what follows in the
+  /// block relies on it. Answers the slot that holds the page from here on, if one does.
+  DataSlot* emit_check(const Item& item, unsigned bytes, bool write, unsigned align = 1, bool leads = false);
   /// Code for the site is complete: the interpreter's result goes on here.
   void close_sites();
   /// The same where the instruction ends the block: the interpreter does all of it.
@@ -136,6 +164,8 @@ class Translator {
   bool vectors_known_ = false;  ///< resident for sure
   std::array<MemorySite*, 4> open_sites_{};
   unsigned open_count_ = 0;
+  std::array<Group, kMaxGroups> groups_;
+  unsigned group_count_ = 0;
 };
 
 }  // namespace husk::cpu::jit

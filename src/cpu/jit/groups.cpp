@@ -1,0 +1,195 @@
+// husk: memory operands of a block that lie side by side: one check for all of them
+#include <algorithm>
+#include <optional>
+
+#include "cpu/jit/translator.h"
+#include "cpu/sem.h"
+
+namespace husk::cpu::jit {
+namespace {
+
+constexpr std::uint32_t bit(unsigned reg) { return std::uint32_t{1} << reg; }
+
+/// What the instruction adds to a 64-bit register, if that is all it does to it.
+std::optional<std::pair<unsigned, std::int64_t>> constant_step(const Insn& insn) {
+  const auto immediate = static_cast<std::int64_t>(insn.imm);
+  const auto register_rm = [&](std::int64_t step) -> std::optional<std::pair<unsigned, std::int64_t>> {
+    if (insn.memory || insn.op_size != 8) return {};
+    return {{insn.rm, step}};
+  };
+  switch (forms()[insn.form].sem) {
+    case Sem::add_ei: return register_rm(immediate);
+    case Sem::sub_ei: return register_rm(-immediate);
+    case Sem::inc_e: return register_rm(1);
+    case Sem::dec_e: return register_rm(-1);
+    case Sem::lea_gm:
+      if (insn.op_size != 8 || insn.addr_size != 8 || insn.index != kNoRegister || insn.base != insn.reg) return {};
+      return {{insn.reg, insn.disp}};
+    default: return {};
+  }
+}
+
+}  // namespace
+
+std::uint32_t Translator::registers_written(const Insn& insn) const {
+  const FormPlan& plan = e_.plans_[insn.form];
+  switch (plan.way) {
+    case Way::lea: return bit(insn.reg);
+    case Way::move_moffs_load: return bit(kRax);
+    case Way::pop_reg: return bit(insn.reg);
+    case Way::pop_rm: return bit(insn.rm);
+    case Way::leave: return bit(kRsp) | bit(kRbp);
+    case Way::div:
+    case Way::idiv: return bit(kRax) | bit(kRdx);
+    case Way::copy: break;
+    default: return 0;
+  }
+  std::uint32_t written = plan.implicit_written;
+  // Bits 4 and up of a register number tell AH from SPL.
+  if (plan.reg == Field::gpr && plan.reg_written) written |= bit(insn.reg & 15u);
+  if (plan.opcode_reg && plan.rm_written) written |= bit(insn.reg & 15u);
+  if (!plan.opcode_reg && plan.rm == Field::gpr && plan.rm_written && !insn.memory) written |= bit(insn.rm & 15u);
+  if (plan.vvvv == Field::gpr && plan.vvvv_written) written |= bit(insn.vvvv);
+  return written;
+}
+
+void Translator::find_accesses(Item& item) const {
+  const Insn& insn = item.insn;
+  const FormPlan& plan = e_.plans_[insn.form];
+  unsigned count = 0;
+  const auto stack = [&](unsigned base, std::int32_t disp, bool write) {
+    item.accesses[count++] = {static_cast<std::uint8_t>(base), write, static_cast<std::uint8_t>(word_), disp};
+  };
+  // Whatever needs more than base and displacement keeps a check of its own.
+  const auto operand = [&](unsigned bytes, bool write) {
+    Access& access = item.accesses[count++];
+    const bool plain =
+        wide_ && insn.addr_size == 8 && insn.index == kNoRegister && insn.base < 16 && insn.segment < kFs;
+    if (plain) access = {insn.base, write, static_cast<std::uint8_t>(bytes), insn.disp};
+  };
+  switch (plan.way) {
+    case Way::copy:
+      if (insn.memory && !must_be_aligned(insn)) operand(memory_bytes(plan.memory_size, insn), plan.rm_written);
+      break;
+    case Way::div:
+    case Way::idiv:
+      if (insn.memory) operand(insn.op_size, false);
+      break;
+    case Way::push_rm:
+      if (insn.memory) operand(word_, false);
+      [[fallthrough]];
+    case Way::push_reg:
+    case Way::push_imm: stack(kRsp, -static_cast<std::int32_t>(word_), true); break;
+    case Way::pop_reg:
+    case Way::pop_rm:
+    case Way::ret: stack(kRsp, 0, false); break;
+    case Way::leave: stack(kRbp, 0, false); break;
+    case Way::jmp_rm:
+    case Way::call_rm:
+      if (insn.memory) operand(word_, false);
+      if (plan.way == Way::jmp_rm) break;
+      [[fallthrough]];
+    case Way::call_near: stack(kRsp, -static_cast<std::int32_t>(word_), true); break;
+    default: break;
+  }
+}
+
+void Translator::find_groups() {
+  constexpr std::int64_t kReach = 256;  // bytes that a group spans: the more, the more often it leaves its page
+  constexpr std::int64_t kFar = std::int64_t{1} << 30;
+  struct Open {
+    std::uint8_t group = Access::kNoGroup;
+    std::int64_t moved = 0;  // by the base register since the group's first access
+    Access* first = nullptr;
+  };
+  std::array<Open, 16> open{};
+  group_count_ = 0;
+  for (unsigned i = 0; i < count_; ++i) {
+    Item& item = items_[i];
+    item.accesses = {};
+    if (item.call) {
+      // Whatever it does to mappings is looked at before the next operand.
+      open = {};
+      continue;
+    }
+    find_accesses(item);
+    if (!wide_) continue;
+    for (Access& access : item.accesses) {
+      if (access.base == kNoRegister) continue;
+      Open& current = open[access.base];
+      const std::int64_t offset = current.moved + access.disp;
+      if (current.first) {
+        Group& group = groups_[current.group];
+        const std::int64_t low = std::min<std::int64_t>(group.low, offset);
+        const std::int64_t high = std::max<std::int64_t>(group.high, offset + access.bytes);
+        if (high - low <= kReach && std::abs(current.moved) < kFar) {
+          group.low = static_cast<std::int32_t>(low);
+          group.high = static_cast<std::int32_t>(high);
+          group.write |= access.write;
+          current.first->group = access.group = current.group;
+          access.offset = static_cast<std::int32_t>(offset);
+          continue;
+        }
+      }
+      current = {};
+      const std::uint8_t* const code = page_ + item.offset;
+      if (group_count_ == kMaxGroups || e_.ungrouped_.contains(code)) continue;
+      current = {static_cast<std::uint8_t>(group_count_), 0, &access};
+      access.leads = true;
+      access.offset = access.disp;
+      groups_[group_count_++] = {access.disp, access.disp + access.bytes, access.write, nullptr};
+    }
+    const FormPlan& plan = e_.plans_[item.insn.form];
+    if (plan.way == Way::push_reg || plan.way == Way::push_imm || plan.way == Way::push_rm) open[kRsp].moved -= word_;
+    if (plan.way == Way::pop_reg || plan.way == Way::pop_rm) open[kRsp].moved += word_;
+    const auto step = constant_step(item.insn);
+    if (step) {
+      open[step->first].moved += step->second;
+      continue;
+    }
+    for (std::uint32_t written = registers_written(item.insn); written; written &= written - 1)
+      open[static_cast<unsigned>(__builtin_ctz(written))] = {};
+  }
+}
+
+// ---- emission ----
+
+void Translator::emit_based(unsigned to, unsigned base, std::int32_t disp) {
+  const unsigned host = value_of(base, to);
+  if (disp == 0)
+    hot_.mov(to, host, wide_);
+  else
+    hot_.lea(to, {static_cast<std::uint8_t>(host), HostAddress::kNone, 0, disp}, wide_);
+}
+
+void Translator::emit_operand(const Item& item, unsigned which, unsigned bytes, bool write) {
+  const Access& access = item.accesses[which];
+  if (access.group == Access::kNoGroup) {
+    free_flags(item.live_in);
+    if (access.base == kNoRegister)
+      emit_address(item.insn, item.offset + item.insn.length);
+    else
+      emit_based(kHostR10, access.base, access.disp);
+    emit_check(item, bytes, write, must_be_aligned(item.insn) ? bytes : 1);
+    return;
+  }
+  Group& group = groups_[access.group];
+  std::int32_t beyond = access.offset - group.low;
+  if (access.leads) {
+    free_flags(item.live_in);
+    emit_based(kHostR10, access.base, access.disp - beyond);
+    group.slot = emit_check(item, static_cast<unsigned>(group.high - group.low), group.write, 1, true);
+    if (!group.slot) hot_.store_gs(e_.gs(e_.context_.group_hosts[access.group]), kHostR10);
+  } else if (group.slot) {
+    // What was checked holds as long as the code runs on from there.
+    hot_.load_gs(kHostR10, e_.gs(group.slot->addend));
+    const unsigned base = value_of(access.base, kHostR11);
+    hot_.lea(kHostR10, {kHostR10, static_cast<std::uint8_t>(base), 0, access.disp});
+    return;
+  } else {
+    hot_.load_gs(kHostR10, e_.gs(e_.context_.group_hosts[access.group]));
+  }
+  if (beyond) hot_.lea(kHostR10, {kHostR10, HostAddress::kNone, 0, beyond});
+}
+
+}  // namespace husk::cpu::jit

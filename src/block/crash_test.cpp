@@ -46,7 +46,7 @@ void fill_region(std::span<std::uint8_t> bytes, std::uint64_t region, std::uint3
   const auto say = [&](const Note& note) {
     if (::write(pipe, &note, sizeof note) != sizeof note) ::_exit(4);
   };
-  for (unsigned round = 0;; ++round) {
+  for (;;) {
     std::vector<std::uint64_t> regions;
     while (regions.size() < 8) {
       const std::uint64_t region = random() % generations.size();

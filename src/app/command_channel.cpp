@@ -113,7 +113,10 @@ class CommandChannel::OutputPort final : public chardev::Transport {
 class CommandChannel::InputPort final : public chardev::Transport {
  public:
   InputPort(CommandChannel& channel, int fd)
-      : channel_(channel), fd_(fd), link_(Link::create(channel.loop_, *this, Link::Pace::coalesce)) {
+      : channel_(channel),
+        fd_(fd),
+        link_(Link::create(channel.loop_, *this, Link::Pace::coalesce)),
+        retry_(channel.loop_.make_timer([this] { pump(); })) {
     link_->set_connected(true);
   }
   ~InputPort() override { link_->close(); }
@@ -143,6 +146,8 @@ class CommandChannel::InputPort final : public chardev::Transport {
         if (link_->want_credit()) return;
         continue;
       }
+      // A background job that read its terminal would be stopped, though its command may never want any input.
+      if (in_background()) return retry_.arm_after(kRetryNs);
       // What cannot be watched (regular files, /dev/null) is ready at any time.
       if (!ready_now(fd_, POLLIN)) {
         auto watch = channel_.loop_.watch(fd_, EventLoop::kReadable, [this](EventLoop::Events) { pump(); });
@@ -155,14 +160,20 @@ class CommandChannel::InputPort final : public chardev::Transport {
     }
   }
 
+  static constexpr std::uint64_t kRetryNs = 200'000'000;
+  bool in_background() const {
+    const pid_t foreground = ::tcgetpgrp(fd_);
+    return foreground > 0 && foreground != ::getpgrp();
+  }
   void take(std::size_t credit);
-  /// Takes the escape sequence out; true if it was there.
+  /// True at the end of Enter ~ . as ssh(1) knows it.
   bool escape(std::vector<std::uint8_t>& data);
 
   CommandChannel& channel_;
   const int fd_;
   const std::shared_ptr<Link> link_;
   EventLoop::Watch watch_;
+  EventLoop::Timer retry_;
   std::vector<std::uint8_t> held_;
   std::uint64_t total_ = 0;
   bool ended_ = false;

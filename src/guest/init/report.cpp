@@ -43,6 +43,7 @@ const char* error_text(Word error) {
     case EPERM: return "not permitted";
     case ENOENT: return "no such file or directory";
     case EIO: return "input/output error";
+    case E2BIG: return "its arguments and environment are too long";
     case ENOEXEC: return "not in a format that can be executed";
     case ENOMEM: return "out of memory";
     case EACCES: return "permission denied";

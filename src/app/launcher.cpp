@@ -214,6 +214,10 @@ machine::VirtioSpec Launch::virtio_spec(const machine::VirtioConfig& device) {
     spec.net = [this, id = net->netdev](mem::LockDomain& domain, const std::string&) {
       return outside_.attach_network(id, domain);
     };
+  if (const auto* fs = std::get_if<machine::VirtioFsConfig>(&device))
+    spec.fs = [this, id = fs->folder](mem::LockDomain& domain, const std::string&) {
+      return outside_.attach_folder(id, domain);
+    };
   if (const auto* console = std::get_if<machine::VirtioConsoleConfig>(&device))
     for (const machine::VirtioPortConfig& port : console->ports)
       spec.ports.push_back(port.chardev.empty() ? machine::CharBackendFactory() : chardev(port.chardev));

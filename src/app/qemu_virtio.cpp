@@ -10,17 +10,19 @@ namespace {
 
 using machine::MachineConfig;
 
-constexpr std::array<std::string_view, 18> kNames = {"virtio-rng-pci",
+constexpr std::array<std::string_view, 20> kNames = {"virtio-rng-pci",
                                                      "virtio-blk-pci",
                                                      "virtio-net-pci",
                                                      "virtio-serial-pci",
                                                      "virtio-9p-pci",
+                                                     "virtio-fs-pci",
                                                      "virtio-balloon-pci",
                                                      "virtio-rng",
                                                      "virtio-blk",
                                                      "virtio-net",
                                                      "virtio-serial",
                                                      "virtio-9p",
+                                                     "virtio-fs",
                                                      "virtio-balloon",
                                                      "virtconsole",
                                                      "virtserialport",
@@ -186,6 +188,25 @@ Status add_port(MachineConfig& config, bool console, Properties& p) {
   return refuse("there is no virtio-serial device for this port", "give -device virtio-serial-pci before it");
 }
 
+Status add_fs(MachineConfig& config, const Kind& kind, Properties& p) {
+  machine::VirtioFsConfig device;
+  device.place = HUSK_TRY(take_place(p, kind, false));
+  device.tag = p.take("tag").value_or("");
+  device.folder = p.take("fsdev").value_or("");
+  device.queues = narrow<unsigned>(HUSK_TRY(p.take_number("num-request-queues", 1, 64)));
+  device.queue_size = narrow<std::uint16_t>(HUSK_TRY(p.take_number("queue-size", device.queue_size, 1024)));
+  if (device.queues == 0) return refuse("virtio-fs cannot have num-request-queues=0", "give 1 to 64");
+  const auto folder = std::find_if(config.folders.begin(), config.folders.end(),
+                                   [&](const machine::SharedFolder& one) { return one.id == device.folder; });
+  if (folder == config.folders.end())
+    return refuse(fmt::format("virtio-fs wants the folder '{}', which is not there", device.folder),
+                  "give -fsdev local,id=ID,path=DIR before it");
+  if (device.tag.empty() || device.tag.size() > 36)
+    return refuse("virtio-fs needs a tag of 1 to 36 bytes", "give tag=NAME; the guest mounts it by that");
+  config.virtio.emplace_back(std::move(device));
+  return {};
+}
+
 Status add_9p(MachineConfig& config, const Kind& kind, Properties& p) {
   machine::Virtio9pConfig device;
   device.place = HUSK_TRY(take_place(p, kind, true));
@@ -318,6 +339,7 @@ std::string virtio_device_help() {
          "virtconsole,chardev=ID   a console (hvc0 in Linux)\n"
          "virtserialport,chardev=ID,name=NAME   a named port\n"
          "virtio-9p-pci,fsdev=ID,mount_tag=NAME   a folder of the host\n"
+         "virtio-fs-pci,fsdev=ID,tag=NAME          a folder of the host\n"
          "virtio-balloon-pci[,deflate-on-oom=on][,free-page-reporting=on]   gives memory back\n"
          "  all virtio devices: "
          "[,addr=N][,packed=on][,disable-legacy=off][,event_idx=off][,indirect_desc=off][,vectors=N]\n";
@@ -335,6 +357,11 @@ Result<bool> add_virtio_device(MachineConfig& config, std::string_view driver, P
     HUSK_TRY(add_serial(config, kind, properties));
   else if (driver == "virtconsole" || driver == "virtserialport")
     HUSK_TRY(add_port(config, driver == "virtconsole", properties));
+  else if (kind.name == "virtio-fs")
+    HUSK_TRY(add_fs(config, kind, properties));
+  else if (kind.name == "vhost-user-fs")
+    return refuse("vhost-user-fs wants a daemon beside the machine; husk serves folders itself",
+                  "give -fsdev local,id=ID,path=DIR and -device virtio-fs-pci,fsdev=ID,tag=NAME");
   else if (kind.name == "virtio-9p")
     HUSK_TRY(add_9p(config, kind, properties));
   else if (kind.name == "virtio-balloon")
@@ -454,6 +481,13 @@ Status add_fsdev_option(MachineConfig& config, std::string_view text) {
   folder.read_only = HUSK_TRY(p.take_bool("readonly", false));
   HUSK_TRY(p.take_fixed("security_model", {"none", "passthrough"}));
   HUSK_TRY(p.take_fixed("multidevs", {"remap", "warn"}));
+  const std::string cache = p.take("cache").value_or("auto");
+  if (cache == "none" || cache == "never")
+    folder.cache = machine::ShareCache::none;
+  else if (cache == "always")
+    folder.cache = machine::ShareCache::always;
+  else if (cache != "auto")
+    return refuse(fmt::format("-fsdev has no cache mode '{}'", cache), "choose none, auto or always");
   HUSK_TRY(p.finish());
   if (folder.id.empty() || folder.path.empty())
     return refuse("-fsdev lacks its id or path", "write -fsdev local,id=ID,path=DIR");

@@ -1,4 +1,4 @@
-// husk: the disks and networks of one run
+// husk: the disks, networks and shared folders of one run
 #include "app/storage_net.h"
 
 #include <algorithm>
@@ -66,6 +66,20 @@ Result<std::unique_ptr<core::NetBackend>> StorageAndNetworks::attach_network(con
   auto port = network->attach(domain);
   networks_.emplace(id, std::move(network));
   return port;
+}
+
+Result<std::unique_ptr<core::FuseBackend>> StorageAndNetworks::attach_folder(const std::string& id,
+                                                                             mem::LockDomain& domain) {
+  const machine::SharedFolder& config = *HUSK_TRY(find(config_.folders, id, "folder"));
+  hostfs::ServerOptions options{.root = config.path, .read_only = config.read_only};
+  constexpr std::uint64_t kForever = std::uint64_t{24} * 3600 * 1'000'000'000;
+  if (config.cache == machine::ShareCache::none) options.entry_timeout_ns = options.attribute_timeout_ns = 0;
+  if (config.cache == machine::ShareCache::always) {
+    options.entry_timeout_ns = options.attribute_timeout_ns = options.negative_timeout_ns = kForever;
+    options.trust_cache = true;
+  }
+  folders_.push_back(HUSK_TRY(hostfs::Server::create(std::move(options), log_)));
+  return folders_.back()->attach(domain);
 }
 
 }  // namespace husk::app

@@ -1,17 +1,20 @@
-// husk: the disks and networks of one run, opened on the host
+// husk: the disks, networks and shared folders of one run, opened on the host
 #pragma once
 
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/log.h"
 #include "base/result.h"
 #include "block/context.h"
 #include "block/node.h"
 #include "core/block_backend.h"
+#include "core/fuse_backend.h"
 #include "core/net_backend.h"
 #include "host/event_loop.h"
+#include "hostfs/server.h"
 #include "machine/config.h"
 #include "mem/lock_domain.h"
 #include "netdev/user_network.h"
@@ -29,6 +32,8 @@ class StorageAndNetworks {
   /// Opens the drive; a drive has one user.
   Result<std::unique_ptr<core::BlockBackend>> attach_drive(const std::string& id, mem::LockDomain& domain);
   Result<std::unique_ptr<core::NetBackend>> attach_network(const std::string& id, mem::LockDomain& domain);
+  /// Each device has a server of its own, so that two may share one folder.
+  Result<std::unique_ptr<core::FuseBackend>> attach_folder(const std::string& id, mem::LockDomain& domain);
 
  private:
   host::EventLoop& loop_;
@@ -37,6 +42,7 @@ class StorageAndNetworks {
   std::unique_ptr<block::Context> blocks_;
   std::map<std::string, std::unique_ptr<block::Node>> disks_;
   std::map<std::string, std::unique_ptr<netdev::UserNetwork>> networks_;
+  std::vector<std::unique_ptr<hostfs::Server>> folders_;
 };
 
 }  // namespace husk::app

@@ -114,11 +114,15 @@ struct DriveConfig {
   bool operator==(const DriveConfig&) const = default;
 };
 
+/// How long a guest may believe what it knows of a folder: not at all, for a second, as long as it runs.
+enum class ShareCache : std::uint8_t { none, automatic, always };
+
 /// A folder that a guest may be given (-fsdev).
 struct SharedFolder {
   std::string id = {};
   std::string path = {};
   bool read_only = false;
+  ShareCache cache = ShareCache::automatic;  ///< virtio-fs only
   bool operator==(const SharedFolder&) const = default;
 };
 

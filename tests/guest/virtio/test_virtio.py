@@ -17,10 +17,11 @@ TIMEOUT = 240
 
 MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "rng-core", "virtio-rng",
            "virtio_blk", "failover", "net_failover", "virtio_net", "virtio_console", "virtio_balloon", "netfs", "fscache",
-           "9pnet", "9pnet_virtio", "9p"]
+           "9pnet", "9pnet_virtio", "9p", "fuse", "virtiofs", "overlay"]
 APPLETS = ["sh", "mount", "insmod", "cat", "echo", "dd", "sha256sum", "ls", "grep", "ip", "udhcpc", "ping", "wget", "sleep",
            "poweroff", "sync", "hexdump", "cut", "lspci", "head", "wc", "dmesg", "seq", "mkdir", "rm", "nc", "blockdev", "stat",
-           "mv", "ln", "chmod", "test", "tr", "sort", "touch", "readlink", "umount", "true"]
+           "mv", "ln", "chmod", "test", "tr", "sort", "touch", "readlink", "umount", "true", "cmp", "cp", "truncate",
+           "tail", "mkfifo", "sed", "rmdir", "find", "printf", "time", "chroot", "tar"]
 
 
 def newc(name, mode, data=b"", rdev=(0, 0)):
@@ -152,6 +153,96 @@ class Virtio(unittest.TestCase):
         self.assertIn("inet 10.0.2.15", text)
         self.assertIn("3 packets received", text)
         self.assertIn(hashlib.sha256(Handler.body).hexdigest(), text)
+
+    def in_share(self, script, *options, device="", smp=1, prepare=None):
+        """Runs the script in a guest with a folder mounted at /mnt; returns what was printed, and the folder."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        root = pathlib.Path(folder.name) / "share"
+        root.mkdir()
+        if prepare:
+            prepare(root)
+        text = self.check(guest("mount -t virtiofs files /mnt || echo NOT-MOUNTED\n" + script,
+                                "-fsdev", ",".join(["local,id=f,path=" + str(root), *options]),
+                                "-device", "virtio-fs-pci,fsdev=f,tag=files" + device, smp=smp))
+        self.assertNotIn("NOT-MOUNTED", text)
+        return text.replace("\r", ""), root
+
+    def test_files_behave_in_a_share_as_on_the_host(self):
+        script = pathlib.Path(__file__).with_name("file_operations.sh").read_text()
+        text, root = self.in_share("cat > /tmp/ops.sh <<'END-OF-OPS'\n" + script + "END-OF-OPS\n"
+                                   "mkdir /mnt/in; echo OPS-BEGIN; sh /tmp/ops.sh /mnt/in; echo OPS-END; umount /mnt && echo UNMOUNTED")
+        self.assertIn("UNMOUNTED", text)
+        shown = text.split("OPS-BEGIN\n", 1)[1].split("OPS-END\n", 1)[0]
+        # The same applets of the same busybox on the host itself.
+        with tempfile.TemporaryDirectory() as tools:
+            for applet in APPLETS:
+                os.symlink(CACHE / "busybox", tools + "/" + applet)
+            native = root / "native"
+            native.mkdir()
+            done = subprocess.run([tools + "/sh", "-c", script, "sh", str(native)], env={"PATH": tools},
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        self.maxDiff = None
+        self.assertEqual(shown.splitlines(), done.stdout.splitlines())
+        # And what is there in the end, seen from the host.
+        def tree(top):
+            return {str(path.relative_to(top)): (oct(path.lstat().st_mode), path.lstat().st_nlink,
+                                                 path.read_bytes() if path.is_file() else b"") for path in top.rglob("*")}
+        self.assertEqual(tree(root / "in"), tree(native))
+
+    def test_a_share_mounts_on_packed_rings_and_four_processors(self):
+        text, root = self.in_share(
+            "for i in 1 2 3 4; do (mkdir /mnt/$i; for j in $(seq 1 200); do echo $i-$j > /mnt/$i/$j; done; "
+            "cat /mnt/$i/* | sort | sha256sum | cut -c1-64 > /mnt/sum-$i) & done; wait; ls /mnt",
+            device=",packed=on,num-request-queues=2", smp=4)
+        for i in "1234":
+            lines = "".join(sorted(f"{i}-{j}\n" for j in range(1, 201)))
+            self.assertEqual((root / f"sum-{i}").read_text().strip(), hashlib.sha256(lines.encode()).hexdigest())
+
+    def test_the_host_and_the_guest_see_each_others_changes(self):
+        content = random.Random(3).randbytes(5 << 20)
+        text, root = self.in_share("sha256sum /mnt/big; cp /mnt/big /mnt/copy; sync; ls -l /mnt/link; cat /mnt/link; ls /mnt/",
+                                   "cache=none", prepare=lambda root: ((root / "big").write_bytes(content),
+                                                                       (root / "link").symlink_to("/proc/version")))
+        self.assertIn(hashlib.sha256(content).hexdigest(), text)
+        self.assertEqual((root / "copy").read_bytes(), content)
+        self.assertIn("Linux version", text)  # the guest's own: links are followed in there
+
+    def test_a_share_leads_nowhere_else(self):
+        def prepare(root):
+            (root.parent / "secret").write_text("TOP-SECRET")
+            (root / "up").symlink_to("../secret")
+            (root / "abs").symlink_to(root.parent / "secret")
+            (root / "dir").mkdir()
+            (root / "dirlink").symlink_to("..")
+        text, root = self.in_share("cd /mnt; cat up abs dirlink/secret ../secret dir/../../secret; ls dirlink/; mv dir/../up dir/; "
+                                   "cat dir/up; ln /mnt/up /mnt/hard; cat /mnt/hard; cat /mnt/dir/../../../secret", prepare=prepare)
+        self.assertNotIn("TOP-SECRET", text)
+
+    def test_a_read_only_share_is_an_overlays_lower_layer(self):
+        def prepare(root):
+            (root / "etc").mkdir()
+            (root / "etc/file").write_text("lower")
+            (root / "etc/other").write_text("other")
+            (root / "gone").mkdir()
+            for i in range(500):
+                (root / "gone" / str(i)).write_text(str(i))
+            (root / "busybox").write_bytes((CACHE / "busybox").read_bytes())
+            (root / "busybox").chmod(0o755)
+        text, root = self.in_share(
+            "echo x > /mnt/new || echo REFUSED\n"
+            "mkdir /tmp/o; mount -t tmpfs t /tmp/o; mkdir /tmp/o/upper /tmp/o/work /tmp/o/all\n"
+            "mount -t overlay -o lowerdir=/mnt,upperdir=/tmp/o/upper,workdir=/tmp/o/work o /tmp/o/all && cd /tmp/o/all\n"
+            "echo upper >> etc/file; cat etc/file; rm etc/other; ls etc; rm -r gone; ls; mkdir gone; ls gone | wc -l\n"
+            "mv etc/file etc/renamed; cat etc/renamed; ./busybox echo RAN-FROM-SHARE; chmod 600 busybox; stat -c %a busybox\n"
+            "find . | sort | tr '\\n' ' '", "readonly=on", "cache=always", prepare=prepare)
+        self.assertIn("REFUSED", text)
+        self.assertIn("lowerupper", text)
+        self.assertIn("RAN-FROM-SHARE", text)
+        self.assertIn(". ./busybox ./etc ./etc/renamed ./gone", text)
+        self.assertEqual((root / "etc/file").read_text(), "lower")
+        self.assertTrue((root / "gone/499").exists())
+        self.assertFalse((root / "new").exists())
 
 
 if __name__ == "__main__":

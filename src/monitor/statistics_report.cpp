@@ -130,7 +130,10 @@ class Table {
     for (const accel::Statistics& cpu : report_.cpus)
       for (const Figure& figure : cpu.interpreted) sums[figure.name] += figure.value;
     std::vector<std::pair<std::string_view, std::uint64_t>> sorted(sums.begin(), sums.end());
-    std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+    // By name among equals; stable_sort of libstdc++ 12 warns under clang.
+    std::ranges::sort(sorted, [](const auto& a, const auto& b) {
+      return a.second != b.second ? a.second > b.second : a.first < b.first;
+    });
     if (sorted.empty()) return;
     out += fmt::format("interpreted most, of {} kinds\n", sorted.size());
     if (sorted.size() > kMostInterpreted) sorted.resize(kMostInterpreted);

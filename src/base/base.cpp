@@ -17,7 +17,8 @@ const char* usual_next_step(int errno_value) {
     case ENOTDIR:
     case ELOOP:
     case ENAMETOOLONG: return "check the path";
-    case EISDIR: return "name a file";
+    case EISDIR:
+    case ENXIO: return "name a file";
     case EACCES:
     case EPERM: return "check who may do that, or do it as another user";
     case EROFS: return "choose another place";

@@ -150,7 +150,7 @@ Result<host::TcpAddress> parse_tcp(std::string_view text) {
   if (address.host.find('\0') != std::string::npos || address.host.size() > 255)
     return fail("'{}' is not a host name", address.host.substr(0, 80));
   const auto port = parse_number(text.substr(colon + 1), 65535);
-  if (!port) return fail("'{}' is not a TCP port", text.substr(colon + 1));
+  if (!port) return bad(fmt::format("'{}' is not a TCP port", text.substr(colon + 1)), "give a number up to 65535");
   address.port = static_cast<std::uint16_t>(*port);
   return address;
 }

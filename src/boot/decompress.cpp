@@ -5,6 +5,7 @@
 #include <lz4.h>
 #include <lzma.h>
 #include <lzo/lzo1x.h>
+#include <sys/mman.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -46,12 +47,23 @@ std::unexpected<Error> no_memory(Compression format, std::size_t memory) {
       "the file asks for a larger dictionary than any Linux kernel uses"});
 }
 
+/// A kernel of 50 MiB is 13,000 page faults less.
+void advise_huge_pages(std::uint8_t* data, std::size_t size) {
+  constexpr std::uintptr_t kHuge = std::uintptr_t{2} << 20;
+  const std::uintptr_t first = align_up(reinterpret_cast<std::uintptr_t>(data), kHuge);
+  const std::uintptr_t end = align_down(reinterpret_cast<std::uintptr_t>(data) + size, kHuge);
+  if (first < end) ::madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+}
+
 /// Output that grows as it is filled, up to a limit.
 class Output {
  public:
   Output(std::size_t limit, std::size_t hint) : limit_(limit) {
     // One byte more than the hint, so that a stream which is exactly that long can be seen to end.
-    data_.resize(std::min(limit_, std::max<std::size_t>(hint + 1, 64u << 10)));
+    const std::size_t size = std::min(limit_, std::max<std::size_t>(hint + 1, 64u << 10));
+    data_.reserve(size);
+    advise_huge_pages(data_.data(), size);
+    data_.resize(size);
   }
   std::span<std::uint8_t> room() { return std::span(data_).subspan(used_); }
   void advance(std::size_t count) { used_ += count; }
@@ -150,8 +162,7 @@ Result<Decompressed> bunzip2(Bytes input, std::size_t limit, std::size_t hint) {
 
 Result<Decompressed> unlzma(Compression format, Bytes input, std::size_t limit, std::size_t hint, std::size_t memory) {
   lzma_stream l = LZMA_STREAM_INIT;
-  const lzma_ret made =
-      format == Compression::xz ? lzma_stream_decoder(&l, memory, 0) : lzma_alone_decoder(&l, memory);
+  const lzma_ret made = format == Compression::xz ? lzma_stream_decoder(&l, memory, 0) : lzma_alone_decoder(&l, memory);
   if (made != LZMA_OK) return no_memory(format, memory);
   const std::unique_ptr<lzma_stream, void (*)(lzma_stream*)> guard(&l, [](lzma_stream* s) { lzma_end(s); });
   Output out(limit, hint);
@@ -190,7 +201,8 @@ Result<Decompressed> unzstd(Bytes input, std::size_t limit, std::size_t hint, st
 /// the end of the input. The kernel's build appends four bytes of size, which look like the header of an empty block.
 Result<Decompressed> unlz4(Bytes input, std::size_t limit, std::size_t hint) {
   constexpr auto kFormat = Compression::lz4;
-  Output out(limit, hint);
+  // Each block wants room for the most that it can unpack to, also the last.
+  Output out(limit, hint + kLz4LegacyBlock);
   std::size_t at = 4;
   for (bool any = false;; any = true) {
     const std::size_t left = input.size() - at;

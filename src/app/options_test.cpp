@@ -203,7 +203,7 @@ TEST(QemuOptions, UnknownNamesAreRefusedWithTheNearest) {
             "lists all");
   EXPECT_EQ(error_of({"-device", "isa-debugexit"}),
             "-device isa-debugexit: there is no device 'isa-debugexit' (did you mean 'isa-debug-exit'?); -device has "
-            "isa-debug-exit, isa-debugcon, pc-testdev and virtio devices; -device help lists them");
+            "isa-debug-exit, isa-debugcon, pc-testdev and virtio devices; 'husk qemu -device help' lists them");
   EXPECT_EQ(error_of({"-device", "isa-debug-exit,iobse=1"}),
             "-device isa-debug-exit,iobse=1: isa-debug-exit has no property 'iobse' (did you mean 'iobase'?); it has "
             "iobase, iosize, id");

@@ -278,14 +278,15 @@ constexpr Option kOptions[] = {
     {"M", "MACHINE", "as -machine", method<&Parser::machine>},
     {"accel", "kvm|tcg", "an accelerator to try; may be given several times", method<&Parser::accel>},
     {"enable-kvm", "", "as -accel kvm", [](Parser& parser, const std::string&) { return parser.accel("kvm"); }},
-    {"cpu", "MODEL[,+FEATURE][,-FEATURE][,FEATURE=on|off]", "the CPU model", method<&Parser::cpu>},
+    {"cpu", "MODEL[,+FEATURE][,-FEATURE][,PROPERTY=VALUE][,check=off][,enforce]", "the CPU model; 'help' lists them",
+     method<&Parser::cpu>},
     {"smp", "[cpus=]N[,sockets=N][,cores=N][,threads=N]", "the number of CPUs and how they sit",
      [](Parser& parser, const std::string& value) -> Status {
        parser.config.cpu.topology = HUSK_TRY(parse_smp(value));
        return {};
      }},
     {"m", "[size=]MEBIBYTES", "memory; a suffix K, M, G or T may follow (128M)", method<&Parser::memory>},
-    {"name", "NAME", "the machine's name", method<&Parser::name>},
+    {"name", "NAME", "the machine's name, shown in messages", method<&Parser::name>},
     {"kernel", "FILE", "a bzImage, ELF or Multiboot kernel",
      [](Parser& parser, const std::string& value) -> Status {
        parser.config.boot.kernel = value;
@@ -451,8 +452,7 @@ Result<QemuRequest> parse_qemu_options(std::span<const std::string> arguments) {
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
     if (argument.size() < 2 || argument[0] != '-')
-      return refuse(fmt::format("'{}' would be a disk image", argument),
-                    "give it by -drive file=FILE");
+      return refuse(fmt::format("'{}' would be a disk image", argument), "give it by -drive file=FILE");
     // One dash or two, as in QEMU.
     const std::string_view name = std::string_view(argument).substr(argument[1] == '-' ? 2 : 1);
     const auto* option =

@@ -146,7 +146,7 @@ Status add_device_option(MachineConfig& config, std::string_view text) {
     std::vector<std::string_view> names(kDevices.begin(), kDevices.end());
     names.insert(names.end(), virtio_device_names().begin(), virtio_device_names().end());
     return refuse(fmt::format("there is no device '{}'{}", driver, machine::nearest_hint(driver, names)),
-                  "-device has " + join(kDevices) + " and virtio devices; -device help lists them");
+                  "-device has " + join(kDevices) + " and virtio devices; 'husk qemu -device help' lists them");
   }
   static_cast<void>(named.take("id"));
   return named.finish();

@@ -49,14 +49,16 @@ std::unique_ptr<CLI::App> make_parser(Written& written) {
   const std::string machine = "Machine";
   app->add_option("-m,--memory", written.memory, "memory, such as 512M or 4G (1G)")->type_name("SIZE")->group(machine);
   app->add_option("--cpus", written.cpus, "N[,sockets=N,cores=N,threads=N] (1)")->type_name("N")->group(machine);
-  app->add_option("--cpu", written.cpu, "MODEL[,+FEATURE][,-FEATURE] (max)")->type_name("MODEL")->group(machine);
+  app->add_option("--cpu", written.cpu, "MODEL[,+FEATURE][,-FEATURE][,enforce]; 'husk cpu list' has them (max)")
+      ->type_name("MODEL")
+      ->group(machine);
   app->add_option(
          "--accel", written.accelerators,
          "accelerators in the order to try: kvm, the host's virtualization; jit, husk's own CPU; interp, the same "
          "without translation (kvm where it is fast, else jit)")
       ->type_name("LIST")
       ->group(machine);
-  app->add_option("--device", written.devices, "isa-debug-exit, isa-debugcon or pc-testdev with its properties")
+  app->add_option("--device", written.devices, "a device with its properties; 'husk qemu -device help' lists them")
       ->type_name("NAME,...")
       ->group(machine);
   app->add_option("--disk", written.disks,
@@ -76,7 +78,7 @@ std::unique_ptr<CLI::App> make_parser(Written& written) {
   app->add_option("--rtc-clock", written.rtc_clock, "clock follows the host or the vm's own time (host)")
       ->type_name("host|vm")
       ->group(machine);
-  app->add_option("--name", written.name, "the machine's name")->type_name("NAME")->group(machine);
+  app->add_option("--name", written.name, "the machine's name, shown in messages")->type_name("NAME")->group(machine);
 
   const std::string boot = "Boot";
   app->add_option("--initrd", written.initrd, "initial RAM disk")->type_name("FILE")->group(boot);

@@ -596,6 +596,133 @@ class Names(Case):
             self.assertIn(given.encode(), done.stderr)
 
 
+class Help(Case):
+    """Every option that a help text names works as it says it is written."""
+
+    def check(self, options, samples, run):
+        self.assertEqual(set(options), set(samples), "an option without a sample here, or the other way round")
+        for option, values in samples.items():
+            with self.subTest(option=option):
+                run(option, *values)
+
+    def test_husk_run(self):
+        exit_device = ["--device", "isa-debug-exit,iobase=0xf4,iosize=1"]
+        kernel = str(CACHE / "cloud" / "vmlinuz")
+        self.file("disk", bytes(1 << 20))
+        rom = self.rom(guests.EXIT)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+
+        def with_rom(option, *values):
+            done = self.husk("run", "--accel", "jit", "--console", "null", "--bios", rom, *exit_device, option, *values)
+            self.assertEqual(done.returncode, 33, done.stderr)
+
+        def with_kernel(option, *values):
+            done = self.husk("run", kernel, "--accel", "jit", "--console", "null", "--timeout", "1ms", option, *values)
+            self.assertEqual(done.returncode, 124, done.stderr)
+
+        def needs_command(option, *values):
+            done = self.husk("run", "--bios", rom, option, *values)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(b"there is no command", done.stderr)
+
+        def alone(*words, status):
+            def run(option, *values):
+                self.assertEqual(self.husk("run", *words, option, *values).returncode, status)
+            return run
+
+        machine = ["--accel", "jit", "--bios", rom, *exit_device]
+        samples = {
+            "--help": (alone(status=0), []), "--memory": (with_rom, ["64M"]), "--cpus": (with_rom, ["2,sockets=2"]),
+            "--cpu": (with_rom, ["Haswell,-avx2"]), "--device": (with_rom, ["pc-testdev"]),
+            "--accel": (alone("--bios", rom, *exit_device, "--console", "null", status=33), ["jit"]),
+            "--disk": (with_rom, [self.path("disk") + ",format=raw,readonly=on"]), "--net": (with_rom, ["user"]),
+            "--port": (with_rom, [f"{port}:22"]), "--rtc": (with_rom, ["localtime"]), "--rtc-clock": (with_rom, ["vm"]),
+            "--name": (with_rom, ["a name"]), "--initrd": (with_kernel, [self.file("cpio", b"")]),
+            "--no-initrd": (with_kernel, []), "--append": (with_kernel, ["quiet"]), "--exec": (with_kernel, ["true"]),
+            "--module": (with_kernel, [self.path("cpio") + " words"]),
+            "--bios": (alone("--accel", "jit", *exit_device, "--console", "null", status=33), [rom]),
+            "--guest-decompress": (with_kernel, []), "--console": (alone(*machine, status=33), ["null"]),
+            "--serial": (with_rom, ["null"]), "--chardev": (with_rom, ["null,id=x"]), "--timeout": (with_rom, ["1m"]),
+            "--no-reboot": (with_rom, []), "--pidfile": (with_rom, [self.path("pid")]), "--quiet": (with_rom, []),
+            "--gdb": (with_rom, ["unix:" + self.path("gdb")]),
+            "--paused": (alone(*machine, "--gdb", "unix:" + self.path("g"), "--timeout", "1ms", "--console", "null",
+                               status=124), []),
+            "--trace": (with_rom, ["io"]), "--guest-errors": (with_rom, []), "--log": (with_rom, [self.path("log")]),
+        }
+        for name, value in (("rw", "/tmp"), ("share", "/tmp:/mnt"), ("overlay", "/tmp"), ("pass-env", "all"),
+                            ("cwd", "/"), ("root-user", None), ("modules", "/tmp"), ("verbose", None)):
+            samples["--" + name] = (needs_command, [value] if value else [])
+        # An archive with nothing but its trailer.
+        fields = [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 11, 0]
+        self.file("cpio", b"070701" + b"".join(b"%08x" % field for field in fields) + b"TRAILER!!!\0\0\0\0")
+        listed = re.findall(r"(?m)^ +(?:-\w,)?(--[a-z-]+)", self.husk("run", "--help").stdout.decode())
+        self.check(listed, samples, lambda option, run, values: run(option, *values))
+
+    def test_husk_qemu(self):
+        rom = self.rom(guests.EXIT)
+        kernel = str(CACHE / "cloud" / "vmlinuz")
+        self.file("disk", bytes(1 << 20))
+        disk = self.path("disk")
+
+        def plain(option, *values, words=()):
+            done = self.husk("qemu", "-accel", "tcg", "-display", "none", "-bios", rom, *EXIT_DEVICE, *words, option,
+                             *values)
+            self.assertEqual(done.returncode, 33, done.stderr)
+
+        def shown(option, *values):
+            self.assertEqual(self.husk("qemu", option, *values).returncode, 0)
+
+        def linux(option, *values):
+            child = subprocess.Popen([HUSK, "qemu", "-accel", "tcg", "-m", "256", "-display", "none", "-kernel", kernel,
+                                      "-pidfile", self.path("up"), option, *values], stderr=subprocess.PIPE)
+            self.addCleanup(child.communicate)
+            # The pid file is there once everything has been opened.
+            wait_for(lambda: os.path.exists(self.path("up")) or child.poll() is not None)
+            self.end(child)
+
+        def waits(option, *values):
+            child = self.start(option, *values, code=guests.EXIT)
+            self.assertIn(b"stand still", child.stderr.readline())
+            self.end(child)
+
+        def kvm(option, *values):
+            done = self.husk("qemu", "-display", "none", "-bios", rom, *EXIT_DEVICE, option, *values)
+            self.assertIn(done.returncode, (33, 2), done.stderr)
+            if done.returncode == 2:
+                self.assertIn(b"kvm", done.stderr)
+
+        user = ["-netdev", "user,id=n"]
+        samples = {
+            "-h": (shown, []), "-version": (shown, []), "-machine": (plain, ["micro,accel=tcg"]), "-M": (plain, ["micro"]),
+            "-accel": (plain, ["tcg"]), "-enable-kvm": (kvm, []), "-cpu": (plain, ["max,+avx2,-la57,rdseed=off"]),
+            "-smp": (plain, ["4,sockets=2,cores=1,threads=2"]), "-m": (plain, ["64"]), "-name": (plain, ["n"]),
+            "-kernel": (linux, [kernel]), "-initrd": (linux, [self.file("initrd", b"\x1f\x8b" + bytes(100))]),
+            "-append": (linux, ["quiet"]), "-bios": (plain, [rom]), "-serial": (plain, ["null"]),
+            "-chardev": (plain, ["null,id=c"]), "-device": (plain, ["pc-testdev"]), "-debugcon": (plain, ["null"]),
+            "-nographic": (plain, []), "-display": (plain, ["none"]), "-vga": (plain, ["none"]), "-vnc": (plain, ["none"]),
+            "-monitor": (plain, ["none"]), "-parallel": (plain, ["none"]), "-net": (plain, ["none"]),
+            "-nic": (plain, ["user,mac=52:54:00:12:34:56"]), "-netdev": (plain, user[1:]),
+            "-drive": (plain, [f"file={disk},format=raw,if=virtio,id=d,cache=none,readonly=on"]),
+            "-blockdev": (plain, [f"driver=raw,node-name=d,file.driver=file,file.filename={disk}"]),
+            "-fsdev": (plain, [f"local,id=f,path={self.directory},readonly=on,security_model=none"]),
+            "-object": (plain, ["rng-random,id=r,filename=/dev/urandom"]), "-nodefaults": (plain, []),
+            "-no-user-config": (plain, []), "-no-fd-bootchk": (plain, []), "-no-reboot": (plain, []),
+            "-action": (plain, ["reboot=shutdown"]), "-rtc": (plain, ["base=utc,clock=vm"]), "-S": (waits, []),
+            "-gdb": (plain, ["unix:" + self.path("gdb")]), "-s": (plain, []), "-d": (plain, ["int,cpu,exec"]),
+            "-D": (plain, [self.path("log")]), "-pidfile": (plain, [self.path("pid")]), "-sandbox": (plain, ["off"]),
+        }
+        listed = re.findall(r"(?m)^(-[A-Za-z-]+)", self.husk("qemu", "-help").stdout.decode())
+        self.check(listed, samples, lambda option, run, values: run(option, *values))
+
+    def test_a_taken_port_of_gdb_is_said(self):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            done = self.qemu("-gdb", f"tcp::{port}", status=2)
+            self.assertRegex(done.stderr, rb"in use; choose another address")
+
+
 class Cpus(Case):
     """Against QEMU's own description of each model, and Linux's view of a topology."""
 

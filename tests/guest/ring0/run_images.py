@@ -2,7 +2,8 @@
 # husk: runs the ring-0 test images on husk or on another machine and compares with differences.txt
 """Runs ring-0 test images.
 
-    run_images.py --machine PROGRAM [--on husk|husk-kvm|qemu|kvm] [--differences FILE] IMAGE...
+    run_images.py --machine PROGRAM [--on husk|husk-kvm|qemu|kvm] [--differences FILE] [--cpus N] [--append WORDS]
+                  [--repeat N] IMAGE...
 
 Each image prints "ok NAME" or "FAIL NAME got .. want .." on port 0xE9, ends with "done" and leaves through port 0xF4.
 A FAIL is forgiven only where differences.txt lists it for that machine, and a listed one that passes is reported too, so
@@ -30,12 +31,13 @@ def differences(path, machine):
     return listed
 
 
-def command(program, machine, image, cpu):
+def command(program, machine, image, options):
+    cpu = options.cpu
     line = [program]
     if machine.startswith("husk"):
         line += ["qemu"]
     line += ["-kernel", str(image), "-m", "64", "-display", "none", "-no-reboot", "-serial", "none", "-monitor", "none",
-             "-nodefaults", "-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
+             "-nodefaults", "-smp", str(options.cpus), "-append", options.append, "-debugcon", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
     if machine == "kvm":
         line += ["-accel", "kvm", "-cpu", "host"]
     elif machine == "husk-interp":
@@ -43,17 +45,19 @@ def command(program, machine, image, cpu):
     elif machine == "husk-kvm":
         line += ["-accel", "kvm", "-cpu", cpu]
     else:
-        line += ["-accel", "tcg", "-cpu", cpu]
+        # With several CPUs, QEMU's in parallel as husk's are.
+        line += ["-accel", "tcg,thread=multi" if machine == "qemu" and options.cpus > 1 else "tcg", "-cpu", cpu]
     return line
 
 
-def run(program, machine, image, cpu, listed, timeout, verbose):
+def run(image, listed, options):
     """Runs one image; returns the complaints about it."""
+    program, machine, timeout, verbose = options.machine, options.on, options.timeout, options.verbose
     name = image.stem
     if (name, "(end)") in listed:
         timeout = min(timeout, 10)
     try:
-        result = subprocess.run(command(program, machine, image, cpu), stdin=subprocess.DEVNULL, capture_output=True,
+        result = subprocess.run(command(program, machine, image, options), stdin=subprocess.DEVNULL, capture_output=True,
                                 timeout=timeout)
         output, status, error = result.stdout, result.returncode, result.stderr
     except subprocess.TimeoutExpired as expired:
@@ -84,6 +88,9 @@ def run(program, machine, image, cpu, listed, timeout, verbose):
         complaints += error.decode("utf-8", "replace").splitlines()[:40]
     elif status != 1 + 2 * min(len(failed), 120):
         complaints.append(f"exit status {status} with {len(failed)} failed checks")
+    for line in lines:
+        if line.startswith("note "):
+            print("   ", line[5:])
     print(f"{name} on {machine}: {len(passed)} passed, {len(failed)} failed, {explained} of them explained")
     return complaints
 
@@ -95,6 +102,9 @@ def main():
     parser.add_argument("--differences", type=pathlib.Path,
                         default=pathlib.Path(__file__).resolve().parent / "differences.txt")
     parser.add_argument("--cpu", default="max", help="the CPU model, where it is emulated")
+    parser.add_argument("--cpus", type=int, default=1)
+    parser.add_argument("--append", default="", help="the image's command line: loops=N for the images of ../smp")
+    parser.add_argument("--repeat", type=int, default=1, help="run all images so many times")
     parser.add_argument("--timeout", type=float, default=60)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("images", nargs="+", type=pathlib.Path)
@@ -104,8 +114,8 @@ def main():
         # What KVM and the processor beneath it do seldom depends on who asks KVM.
         listed |= differences(options.differences, "any-kvm")
     good = True
-    for image in options.images:
-        for complaint in run(options.machine, options.on, image, options.cpu, listed, options.timeout, options.verbose):
+    for image in options.images * options.repeat:
+        for complaint in run(image, listed, options):
             print("   ", complaint)
             good = False
     return 0 if good else 1

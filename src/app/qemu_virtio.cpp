@@ -153,7 +153,9 @@ Result<machine::VirtioNetConfig> take_net(Properties& p, const Kind& kind) {
   device.netdev = p.take("netdev").value_or("");
   if (const auto mac = p.take("mac")) device.mac = HUSK_TRY(parse_mac(*mac));
   device.queue_size = narrow<std::uint16_t>(HUSK_TRY(p.take_number("rx_queue_size", 256, 1024)));
-  static_cast<void>(HUSK_TRY(p.take_number("tx_queue_size", 256, 1024)));
+  if (const auto send = HUSK_TRY(p.take_number("tx_queue_size", device.queue_size, 1024)); send != device.queue_size)
+    return refuse(fmt::format("{}: its queues are all of one size, not {} and {}", p.what(), device.queue_size, send),
+                  "give rx_queue_size and tx_queue_size alike");
   device.mtu = narrow<std::uint16_t>(HUSK_TRY(p.take_number("host_mtu", 0, 65535)));
   device.mergeable = HUSK_TRY(p.take_bool("mrg_rxbuf", true));
   device.offloads = HUSK_TRY(p.take_bool("csum", true));
@@ -177,14 +179,25 @@ Status add_port(MachineConfig& config, bool console, Properties& p) {
   port.chardev = p.take("chardev").value_or("");
   port.name = p.take("name").value_or("");
   static_cast<void>(p.take("id"));
-  static_cast<void>(p.take("bus"));
-  static_cast<void>(p.take("nr"));
-  for (auto device = config.virtio.rbegin(); device != config.virtio.rend(); ++device)
-    if (auto* serial = std::get_if<machine::VirtioConsoleConfig>(&*device)) {
-      if (serial->ports.size() >= 31) return refuse("the virtio-serial device has 31 ports already", "add another one");
-      serial->ports.push_back(std::move(port));
-      return {};
-    }
+  // "ID.0" or "ID" of the device; without it, the last one.
+  std::string bus = p.take("bus").value_or("");
+  if (bus.ends_with(".0")) bus.resize(bus.size() - 2);
+  for (auto device = config.virtio.rbegin(); device != config.virtio.rend(); ++device) {
+    auto* serial = std::get_if<machine::VirtioConsoleConfig>(&*device);
+    if (!serial || (!bus.empty() && serial->place.id != bus)) continue;
+    // Port 0 is a console's.
+    const bool console_first = serial->ports.empty() ? console : serial->ports.front().console;
+    const std::size_t number = serial->ports.size() + (console_first ? 0 : 1);
+    if (number >= 31) return refuse("the virtio-serial device has 31 ports already", "add another one");
+    if (HUSK_TRY(p.take_number("nr", number, 30)) != number)
+      return refuse(fmt::format("{}: ports are numbered as they are given, and this one is {}", p.what(), number),
+                    "leave nr out, or give the ports in their order");
+    serial->ports.push_back(std::move(port));
+    return {};
+  }
+  if (!bus.empty())
+    return refuse(fmt::format("{}: there is no virtio-serial device '{}'", p.what(), bus),
+                  fmt::format("give -device virtio-serial-pci,id={} before it", bus));
   return refuse("there is no virtio-serial device for this port", "give -device virtio-serial-pci before it");
 }
 
@@ -338,7 +351,6 @@ std::string virtio_device_help() {
          "virtio-serial-pci   ports for virtconsole and virtserialport\n"
          "virtconsole,chardev=ID   a console (hvc0 in Linux)\n"
          "virtserialport,chardev=ID,name=NAME   a named port\n"
-         "virtio-9p-pci,fsdev=ID,mount_tag=NAME   a folder of the host\n"
          "virtio-fs-pci,fsdev=ID,tag=NAME          a folder of the host\n"
          "virtio-balloon-pci[,deflate-on-oom=on][,free-page-reporting=on]   gives memory back\n"
          "  all virtio devices: "
@@ -388,7 +400,12 @@ Status add_drive_option(MachineConfig& config, std::string_view text) {
   HUSK_TRY(p.take_fixed("aio", {"threads", "io_uring", "native"}));
   HUSK_TRY(p.take_fixed("werror", {"report"}));
   HUSK_TRY(p.take_fixed("rerror", {"report"}));
-  static_cast<void>(p.take("index"));
+  const auto disks = static_cast<std::uint64_t>(std::count_if(
+      config.virtio.begin(), config.virtio.end(),
+      [](const machine::VirtioConfig& one) { return std::holds_alternative<machine::VirtioBlkConfig>(one); }));
+  if (HUSK_TRY(p.take_number("index", disks, 1000)) != disks)
+    return refuse(fmt::format("-drive: disks are numbered as they are given, and this one is {}", disks),
+                  "leave index out, or give the disks in their order");
   const std::string serial = p.take("serial").value_or("");
   HUSK_TRY(p.finish());
   if (drive.file.empty()) return refuse("-drive has no file", "give file=FILE");

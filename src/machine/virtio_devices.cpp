@@ -152,7 +152,8 @@ Status VirtioDevices::make(Attached& attached, const VirtioConsoleConfig& config
   return {};
 }
 Status VirtioDevices::make(Attached&, const Virtio9pConfig&, const VirtioSpec&, const std::string& id) {
-  return fail("{}: this device is not built in", id);
+  return std::unexpected(Error{fmt::format("{}: husk has no virtio-9p device yet", id),
+                               "share the folder by -device virtio-fs-pci,fsdev=ID,tag=NAME"});
 }
 Status VirtioDevices::make(Attached& attached, const VirtioBalloonConfig& config, const VirtioSpec&,
                            const std::string& id) {

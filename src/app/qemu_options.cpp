@@ -334,7 +334,7 @@ constexpr Option kOptions[] = {
      [](Parser& parser, const std::string& value) { return add_drive_option(parser.config, value); }},
     {"blockdev", "driver=FORMAT,node-name=ID,file.driver=file,file.filename=FILE", "a disk for a device; JSON too",
      [](Parser& parser, const std::string& value) { return add_blockdev_option(parser.config, value); }},
-    {"fsdev", "local,id=ID,path=DIR[,readonly=on]", "a folder for virtio-9p",
+    {"fsdev", "local,id=ID,path=DIR[,readonly=on][,cache=none|auto|always]", "a folder for virtio-fs",
      [](Parser& parser, const std::string& value) { return add_fsdev_option(parser.config, value); }},
     {"object", "rng-random|rng-builtin|iothread,id=ID", "what husk has in any case",
      [](Parser& parser, const std::string& value) { return add_object_option(parser.config, value); }},

@@ -20,8 +20,10 @@
 #include "boot/initramfs.h"
 #include "boot/kernel_file.h"
 #include "machine/machine.h"
+#include "monitor/code_log.h"
 #include "monitor/crash_report.h"
 #include "monitor/gdb_server.h"
+#include "monitor/statistics_report.h"
 #include "monitor/trace_log.h"
 
 namespace husk::app {
@@ -53,6 +55,10 @@ class Launch {
   /// Ends the run when the kernel prints that it has panicked.
   machine::CharBackendFactory watched(machine::CharBackendFactory inner);
   Status start_trace();
+  Status observe_code();
+  void start_statistics();
+  /// Shows the figures; the machine is paused.
+  void show_statistics();
   Status start_gdb();
   void handle(const MachineEvent& event);
   void report(const MachineEvent& event, const std::string& headline);
@@ -75,7 +81,10 @@ class Launch {
   StorageAndNetworks outside_;
   std::unique_ptr<CommandRun> command_;
   unsigned interrupts_ = 0;
+  monitor::CodeObservers code_observers_;
   std::unique_ptr<machine::Machine> machine_;
+  host::EventLoop::Timer sampling_;
+  std::vector<monitor::DoingSamples> samples_;
   std::unique_ptr<monitor::GdbServer> gdb_;
 };
 
@@ -247,6 +256,7 @@ Status Launch::prepare() {
   machine.board.ram_bytes = config_.memory_bytes;
   machine.board.cpus = config_.cpu.topology.count;
   machine.no_reboot = config_.no_reboot;
+  machine.statistics = config_.debug_log.statistics;
   // A kernel developer wants to see why; QEMU's users expect the reset that a board would do.
   machine.reset_on_triple_fault = options_.dialect == Dialect::qemu;
   HUSK_TRY(start_command());
@@ -269,17 +279,73 @@ Status Launch::prepare() {
     HUSK_TRY(missing_features(machine_->accelerator_name(), features_lost(model_, machine_->cpu_model())));
   model_ = machine_->cpu_model();
   HUSK_TRY(start_trace());
+  HUSK_TRY(observe_code());
+  start_statistics();
   return start_gdb();
+}
+
+Status Launch::observe_code() {
+  using machine::TraceCategory;
+  const machine::DebugLogConfig& log = config_.debug_log;
+  const auto wants = [&log](TraceCategory category) {
+    return (log.trace & static_cast<machine::TraceSet>(category)) != 0;
+  };
+  const auto name_of = [this](std::uint64_t address) { return symbol(address); };
+  if (wants(TraceCategory::in_asm) || wants(TraceCategory::out_asm))
+    code_observers_.add(std::make_unique<monitor::CodeLog>(monitor::CodeLog::Deps{
+        session_.trace_file(), wants(TraceCategory::in_asm), wants(TraceCategory::out_asm), name_of}));
+  if (log.perf_map)
+    code_observers_.add(HUSK_TRY(monitor::PerfMap::create(monitor::PerfMap::path_of_this_process(), name_of)));
+  if (code_observers_.empty()) return {};
+  for (unsigned i = 0; i < machine_->cpu_count(); ++i) {
+    auto done = machine_->vcpu(i).observe_code(&code_observers_);
+    if (!done)
+      return std::unexpected(
+          std::move(done).error().within(fmt::format("accelerator {}", machine_->accelerator_name())));
+  }
+  return {};
+}
+
+void Launch::start_statistics() {
+  if (!config_.debug_log.statistics) return;
+  // Odd to the guest's own periods, so that the samples do not meet its timer.
+  constexpr std::uint64_t kPeriodNs = 997'000;
+  samples_.resize(machine_->cpu_count());
+  sampling_ = session_.loop().make_timer([this] {
+    if (machine_->running())
+      for (unsigned i = 0; i < machine_->cpu_count(); ++i)
+        ++samples_[i][static_cast<std::size_t>(machine_->vcpu(i).doing())];
+    sampling_.arm_after(kPeriodNs);
+  });
+  sampling_.arm_after(kPeriodNs);
+  session_.on_statistics([this] {
+    const bool running = machine_->running();
+    if (running) machine_->pause();
+    show_statistics();
+    if (running) machine_->resume();
+  });
+}
+
+void Launch::show_statistics() {
+  std::vector<accel::Statistics> cpus;
+  for (unsigned i = 0; i < machine_->cpu_count(); ++i) cpus.push_back(machine_->vcpu(i).statistics());
+  const std::string text =
+      monitor::statistics_text({std::string(machine_->accelerator_name()), machine_->clock().now(), cpus, samples_});
+  session_.flush_output();
+  std::fputs(text.c_str(), stderr);
 }
 
 Status Launch::start_trace() {
   const machine::DebugLogConfig& log = config_.debug_log;
-  if (!log.trace) return {};
+  // The rest is of code, not of execution.
+  constexpr auto kExecution = static_cast<machine::TraceSet>(machine::TraceCategory::exec) * 2 - 1;
+  const machine::TraceSet categories = log.trace & kExecution;
+  if (!categories) return {};
   trace_ = std::make_unique<monitor::TraceLog>(
       monitor::TraceLog::Deps{session_.trace_file(), machine_->memory_space(), model_, log.registers,
                               [this](std::uint64_t address) { return symbol(address); }});
   static_assert(static_cast<unsigned>(machine::TraceCategory::exec) == accel::TraceSink::kExec);
-  for (unsigned i = 0; i < machine_->cpu_count(); ++i) HUSK_TRY(machine_->vcpu(i).set_trace(trace_.get(), log.trace));
+  for (unsigned i = 0; i < machine_->cpu_count(); ++i) HUSK_TRY(machine_->vcpu(i).set_trace(trace_.get(), categories));
   return {};
 }
 
@@ -418,6 +484,8 @@ Ending Launch::run() {
   machine_->pause();
   if (command_) command_->channel().restore_terminal();
   explain(ending);
+  sampling_ = {};
+  if (config_.debug_log.statistics) show_statistics();
   gdb_.reset();
   // The machine's devices use the session's character devices, and its CPUs the trace.
   machine_.reset();

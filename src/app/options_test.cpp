@@ -281,7 +281,7 @@ INSTANTIATE_TEST_SUITE_P(
         Malformed{{"-rtc", "base=yesterday"}, "'yesterday' is not a date"},
         Malformed{{"-rtc", "clock=sun"}, "no clock 'sun'"},
         Malformed{{"-rtc", "driftfix=slew"}, "cannot have driftfix=slew"},
-        Malformed{{"-rtc", "utc"}, "no property 'utc'"}, Malformed{{"-d", "in_asm"}, "there is no log item 'in_asm'"},
+        Malformed{{"-rtc", "utc"}, "no property 'utc'"}, Malformed{{"-d", "op_opt"}, "there is no log item 'op_opt'"},
         Malformed{{"-d", "int,"}, "there is no log item ''"},
         Malformed{{"-action", "reboot=explode"}, "cannot do 'explode'"},
         Malformed{{"-sandbox", "on"}, "'on' is not there"},

@@ -155,7 +155,8 @@ Status Parser::name(const std::string& value) {
 }
 
 Status Parser::log_items(const std::string& value) {
-  static constexpr std::array<std::string_view, 6> kItems = {"int", "exec", "cpu", "guest_errors", "nochain", "unimp"};
+  static constexpr std::array<std::string_view, 9> kItems = {"int",     "exec", "cpu",     "guest_errors", "in_asm",
+                                                              "out_asm", "jit",  "nochain", "unimp"};
   using machine::TraceCategory;
   machine::DebugLogConfig& log = config.debug_log;
   std::string_view rest = value;
@@ -174,9 +175,15 @@ Status Parser::log_items(const std::string& value) {
       log.trace |= static_cast<machine::TraceSet>(TraceCategory::exec);
     } else if (item == "guest_errors")
       log.guest_errors = true;
+    else if (item == "in_asm")
+      log.trace |= static_cast<machine::TraceSet>(TraceCategory::in_asm);
+    else if (item == "out_asm")
+      log.trace |= static_cast<machine::TraceSet>(TraceCategory::out_asm);
+    else if (item == "jit")
+      log.statistics = true;
     else if (item != "nochain" && item != "unimp")
       return refuse(fmt::format("there is no log item '{}'{}", item, machine::nearest_hint(item, kItems)),
-                    "choose from int, exec, cpu, guest_errors");
+                    "choose from int, exec, cpu, guest_errors, in_asm, out_asm, jit");
     if (comma == std::string_view::npos) return {};
     rest.remove_prefix(comma + 1);
   }
@@ -359,6 +366,11 @@ constexpr Option kOptions[] = {
     {"D", "FILE", "where the log goes (standard error)",
      [](Parser& parser, const std::string& value) -> Status {
        parser.config.debug_log.file = value;
+       return {};
+     }},
+    {"perfmap", "", "write /tmp/perf-PID.map, names of translated code for perf",
+     [](Parser& parser, const std::string&) -> Status {
+       parser.config.debug_log.perf_map = true;
        return {};
      }},
     {"pidfile", "FILE", "write husk's process id there",

@@ -269,6 +269,9 @@ std::string log_item_help() {
          "exec           each instruction\n"
          "cpu            each instruction, with the registers before it\n"
          "guest_errors   what the guest does wrong\n"
+         "in_asm         guest code as it is translated\n"
+         "out_asm        what it is translated into\n"
+         "jit            the figures of husk's JIT, at the end and on SIGUSR1\n"
          "nochain        nothing: husk shows every instruction in any case\n"
          "unimp          nothing: what husk's devices do not have reads as on hardware without it\n";
 }

@@ -24,7 +24,7 @@ struct Written {
   std::vector<std::string> modules, serials, chardevs, devices, disks, networks, ports;
   std::vector<std::string> writable, shares, passed;
   bool no_initrd = false, guest_decompress = false, paused = false, no_reboot = false, quiet = false;
-  bool guest_errors = false;
+  bool guest_errors = false, statistics = false, perf_map = false;
   bool root_user = false, verbose = false;
 };
 
@@ -134,8 +134,11 @@ std::unique_ptr<CLI::App> make_parser(Written& written) {
       ->type_name("ADDRESS")
       ->group(debugging);
   app->add_flag("--paused", written.paused, "do not start the CPUs: gdb will")->group(debugging);
-  app->add_option("--trace", written.trace, "log exceptions, interrupts, io, msr, mmio, exec or all")
+  app->add_option("--trace", written.trace, "log exceptions, interrupts, io, msr, mmio, exec or all; in_asm, out_asm")
       ->type_name("LIST")
+      ->group(debugging);
+  app->add_flag("--stats", written.statistics, "show the JIT's figures at the end, and on SIGUSR1")->group(debugging);
+  app->add_flag("--perf-map", written.perf_map, "write /tmp/perf-PID.map, names of translated code for perf")
       ->group(debugging);
   app->add_flag("--guest-errors", written.guest_errors, "log what the guest does wrong")->group(debugging);
   app->add_option("--log", written.log_file, "where logs go (standard error)")->type_name("FILE")->group(debugging);
@@ -246,6 +249,8 @@ Status apply_life(MachineConfig& config, const Written& written) {
   if (!written.trace.empty()) config.debug_log.trace = HUSK_TRY(of("--trace", machine::parse_trace(written.trace)));
   if (written.paused && !config.gdb) return refuse("--paused: nothing could ever start the machine", "add --gdb PORT");
   config.debug_log.guest_errors = written.guest_errors;
+  config.debug_log.statistics = written.statistics;
+  config.debug_log.perf_map = written.perf_map;
   config.debug_log.file = written.log_file;
   config.start_paused = written.paused;
   config.no_reboot = written.no_reboot;

@@ -49,8 +49,11 @@ Result<std::unique_ptr<Session>> Session::create(const machine::MachineConfig& c
   // A client that hangs up must not kill the machine.
   ::signal(SIGPIPE, SIG_IGN);
   Session* self = session.get();
-  session->signals_.emplace(HUSK_TRY(host::SignalWatch::create(*session->loop_, {SIGINT, SIGTERM, SIGHUP, SIGTSTP},
-                                                               [self](int signal) { self->signalled(signal); })));
+  const auto signalled = [self](int signal) { self->signalled(signal); };
+  session->signals_.emplace(
+      HUSK_TRY(config.debug_log.statistics
+                   ? host::SignalWatch::create(*session->loop_, {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGUSR1}, signalled)
+                   : host::SignalWatch::create(*session->loop_, {SIGINT, SIGTERM, SIGHUP, SIGTSTP}, signalled)));
   if (!config.pid_file.empty()) session->pid_file_.emplace(HUSK_TRY(host::PidFile::create(config.pid_file)));
   session->chardevs_.emplace(HUSK_TRY(chardev::ChardevSet::create(
       *session->loop_, config.chardevs,
@@ -92,6 +95,10 @@ void Session::signalled(int signal) {
     return;
   }
   if (take_signal_ && take_signal_(signal)) return;
+  if (signal == SIGUSR1) {
+    if (show_statistics_) show_statistics_();
+    return;
+  }
   end({.kind = Ending::Kind::signal, .status = signal});
 }
 

@@ -45,6 +45,8 @@ class Session {
 
   /// Asked first about SIGINT, SIGTERM and SIGHUP; true if the signal shall not end the session.
   void on_signal(std::function<bool(int)> take) { take_signal_ = std::move(take); }
+  /// What SIGUSR1 does; only if the configuration wants statistics.
+  void on_statistics(std::function<void()> show) { show_statistics_ = std::move(show); }
 
   /// Waits until every server that was told to has its first client. Returns an ending if one came meanwhile.
   std::optional<Ending> wait_for_clients();
@@ -68,7 +70,7 @@ class Session {
   std::optional<host::PidFile> pid_file_;
   std::optional<chardev::ChardevSet> chardevs_;
   host::EventLoop::Timer timeout_;
-  std::function<void()> suspend_, resume_;
+  std::function<void()> suspend_, resume_, show_statistics_;
   std::function<bool(int)> take_signal_;
   std::mutex mutex_;
   std::optional<Ending> ending_;  // guarded by mutex_

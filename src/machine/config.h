@@ -101,13 +101,24 @@ struct RtcConfig {
 /// `local_offset_s` ahead of UTC. Nothing: follow the host's clock.
 std::optional<std::int64_t> wall_clock_base(const RtcConfig& rtc, std::int64_t now_s, std::int64_t local_offset_s);
 
-enum class TraceCategory : std::uint32_t { exceptions = 1, interrupts = 2, io = 4, msr = 8, mmio = 16, exec = 32 };
+enum class TraceCategory : std::uint32_t {
+  exceptions = 1,
+  interrupts = 2,
+  io = 4,
+  msr = 8,
+  mmio = 16,
+  exec = 32,
+  in_asm = 64,    ///< guest code as it is translated
+  out_asm = 128,  ///< what it is translated into
+};
 /// Bit set of TraceCategory.
 using TraceSet = std::uint32_t;
 
 /// What `-d` of QEMU asks to be logged.
 struct DebugLogConfig {
-  TraceSet trace = 0;         ///< -d int, exec
+  TraceSet trace = 0;         ///< -d int, exec, in_asm, out_asm
+  bool statistics = false;    ///< the accelerator's figures, at the end and on SIGUSR1
+  bool perf_map = false;      ///< names of translated code for perf
   bool registers = false;     ///< the registers before each instruction that exec shows
   bool guest_errors = false;  ///< what a guest does wrong
   std::string file = {};  ///< standard error if empty
@@ -165,7 +176,8 @@ Result<host::TcpAddress> parse_tcp(std::string_view text);
 Result<host::SocketAddress> parse_gdb(std::string_view text);
 /// "utc", "localtime", "2006-06-17T16:01:21", "2006-06-17".
 Result<RtcConfig> parse_rtc_base(std::string_view text);
-/// A comma-separated list of exceptions, interrupts, io, msr, mmio, exec, all.
+/// A comma-separated list of exceptions, interrupts, io, msr, mmio, exec, in_asm, out_asm, or all (of them but the last
+/// two).
 Result<TraceSet> parse_trace(std::string_view text);
 /// Completes what is left out of 0s (QEMU's rule since 6.2: cores first, then sockets); checks the product.
 Result<TopologyConfig> complete_topology(unsigned count, unsigned sockets, unsigned cores, unsigned threads);

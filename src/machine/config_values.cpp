@@ -204,13 +204,15 @@ std::optional<std::int64_t> wall_clock_base(const RtcConfig& rtc, std::int64_t n
 }
 
 Result<TraceSet> parse_trace(std::string_view text) {
-  static constexpr std::array<std::pair<std::string_view, TraceCategory>, 6> kNames = {{
+  static constexpr std::array<std::pair<std::string_view, TraceCategory>, 8> kNames = {{
       {"exceptions", TraceCategory::exceptions},
       {"interrupts", TraceCategory::interrupts},
       {"io", TraceCategory::io},
       {"msr", TraceCategory::msr},
       {"mmio", TraceCategory::mmio},
       {"exec", TraceCategory::exec},
+      {"in_asm", TraceCategory::in_asm},
+      {"out_asm", TraceCategory::out_asm},
   }};
   TraceSet set = 0;
   while (true) {
@@ -220,12 +222,13 @@ Result<TraceSet> parse_trace(std::string_view text) {
     if (found != kNames.end()) {
       set |= static_cast<TraceSet>(found->second);
     } else if (item == "all") {
-      for (const auto& one : kNames) set |= static_cast<TraceSet>(one.second);
+      for (const auto& [name, category] : kNames)
+        if (category <= TraceCategory::exec) set |= static_cast<TraceSet>(category);
     } else {
       std::vector<std::string_view> names{"all"};
       for (const auto& one : kNames) names.push_back(one.first);
       return bad(fmt::format("there is no trace category '{}'{}", item, nearest_hint(item, names)),
-                 "choose from exceptions, interrupts, io, msr, mmio, exec, all");
+                 "choose from exceptions, interrupts, io, msr, mmio, exec, in_asm, out_asm, all");
     }
     if (comma == std::string_view::npos) return set;
     text.remove_prefix(comma + 1);

@@ -5,7 +5,9 @@
 #include <sys/auxv.h>
 #include <sys/random.h>
 
+#include <array>
 #include <chrono>
+#include <cstring>
 #include <new>
 
 #include "base/bits.h"
@@ -501,16 +503,21 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   ++site.patience;
   self.take_state();
   core->s.rip = self.context_.page_base + site.offset;
-  // An instruction that reaches into the next page is fetched anew, whatever is mapped there now.
-  if (!site.code) {
-    self.context_.missed = 0;
-    return self.after_instruction(core->execute_uncached(), 0, site.after);
-  }
-  if (!site.insn) {
+  if (site.code && !site.insn) {
     CallSite& decoded = self.cache_.new_call_site();
-    HUSK_CHECK(decode({site.code, site.length}, core->code_size_, decoded.insn) == DecodeStatus::ok);
-    decoded.insn.handler = core->select_handler(decoded.insn);
-    site.insn = &decoded.insn;
+    std::array<std::uint8_t, 15> bytes;
+    std::memcpy(bytes.data(), site.code, site.length);
+    // Another CPU may just have written something else there, of which this one has not heard yet.
+    if (decode({bytes.data(), site.length}, core->code_size_, decoded.insn) == DecodeStatus::ok &&
+        decoded.insn.length == site.length) {
+      decoded.insn.handler = core->select_handler(decoded.insn);
+      site.insn = &decoded.insn;
+    }
+  }
+  // An instruction that reaches into the next page is fetched anew, whatever is mapped there now.
+  if (!site.insn) {
+    self.context_.missed = 0;
+    return self.after_instruction(core->execute_uncached(), 0, site.code ? nullptr : site.after);
   }
   ++core->instructions_;
   self.beside_ram_ = nullptr;

@@ -1,5 +1,6 @@
 // husk: what the translator learns of a block before it writes code: its instructions, and the flags that matter
 #include <algorithm>
+#include <cstring>
 
 #include "base/bits.h"
 #include "cpu/jit/translator.h"
@@ -100,13 +101,22 @@ bool Translator::ends_block(const Item& item) const {
   }
 }
 
+void Translator::copy_bytes(std::array<std::uint8_t, 15>& bytes, unsigned at) const {
+  const std::size_t room = mem::kPageSize - at;
+  if (room >= bytes.size())
+    std::memcpy(bytes.data(), page_ + at, bytes.size());
+  else
+    std::memcpy(bytes.data(), page_ + at, room);
+}
+
 bool Translator::decode_block(unsigned start) {
   unsigned at = start;
   while (count_ < kMaxInsns && at < mem::kPageSize) {
     Item& item = items_[count_];
     item.insn = Insn{};
     const auto room = static_cast<unsigned>(mem::kPageSize) - at;
-    const DecodeStatus status = decode({page_ + at, std::min(room, 15u)}, code_size_, item.insn);
+    copy_bytes(item.bytes, at);
+    const DecodeStatus status = decode({item.bytes.data(), std::min(room, 15u)}, code_size_, item.insn);
     if (status != DecodeStatus::ok) {
       crossing_ = status == DecodeStatus::truncated && room < 15;
       break;
@@ -158,7 +168,9 @@ std::uint16_t Translator::flags_wanted(std::int64_t offset) {
   for (unsigned i = 0; i < kLook && at < mem::kPageSize; ++i) {
     Insn insn{};
     const auto room = static_cast<unsigned>(mem::kPageSize) - at;
-    if (decode({page_ + at, std::min(room, 15u)}, code_size_, insn) != DecodeStatus::ok) return kAll;
+    std::array<std::uint8_t, 15> bytes;
+    copy_bytes(bytes, at);
+    if (decode({bytes.data(), std::min(room, 15u)}, code_size_, insn) != DecodeStatus::ok) return kAll;
     looked_at_ |= mem::granules_of(at, insn.length);
     insn.handler = core_.select_handler(insn);
     const FlagUse use = flag_use(insn, handled_by_call(insn));

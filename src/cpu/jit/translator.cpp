@@ -312,7 +312,7 @@ void Translator::emit_copy(const Item& item) {
 
   const bool reg_high = plan.byte_reg && (insn.reg & kHighByte);
   const bool rm_high = plan.byte_rm && !memory && ((plan.opcode_reg ? insn.reg : insn.rm) & kHighByte);
-  const std::uint8_t* const bytes = page_ + item.offset;
+  const std::uint8_t* const bytes = item.bytes.data();
   if (memory && reg_high) {
     const unsigned whole = insn.reg & 3u;
     insn.reg = static_cast<std::uint8_t>(whole);

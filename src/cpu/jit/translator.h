@@ -54,6 +54,9 @@ class Translator {
   struct Item {
     Insn insn;
     std::array<Access, 2> accesses;
+    /// The instruction and more, read once: another CPU may write the guest's memory meanwhile, and what is emitted must
+    /// be what was decoded.
+    std::array<std::uint8_t, 15> bytes;
     std::uint16_t offset;
     bool call;              ///< by the interpreter's handler
     std::uint16_t live_in;  ///< flags that the instruction or one after it may read
@@ -68,6 +71,8 @@ class Translator {
 
   // analysis (liveness.cpp)
   bool decode_block(unsigned start);
+  /// The page's bytes from `at` on, as far as they go.
+  void copy_bytes(std::array<std::uint8_t, 15>& bytes, unsigned at) const;
   void find_live_flags();
   struct FlagUse {
     std::uint16_t read, killed;

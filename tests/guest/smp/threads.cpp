@@ -239,9 +239,9 @@ void shoot_down() {
       static_cast<volatile long*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   std::atomic<long> begun{0}, done{0}, wrong{0}, faults{0};
   std::atomic<bool> stop{false};
-  on_threads(3, [&](int index) {
+  on_threads(2, [&](int index) {
     if (index == 0) {
-      for (long i = 1; i <= 2000 * loops; ++i) {
+      for (long i = 1; i <= 1000 * loops; ++i) {
         begun = i;
         mprotect(const_cast<long*>(page), 4096, i % 2 ? PROT_NONE : PROT_READ | PROT_WRITE);
         done = i;
@@ -250,11 +250,11 @@ void shoot_down() {
       stop = true;
       return;
     }
-    while (!stop) {
+    for (long turn = 0; !stop; ++turn) {
       const long before = done.load();
       volatile bool through = false;
       if (sigsetjmp(fault_return, 0) == 0) {
-        if (index == 1)
+        if (turn & 1)
           (void)*page;
         else
           *page = 1;

@@ -125,7 +125,7 @@ GuestCpu::GuestCpu(std::span<const std::uint8_t> data, const FeatureSet& feature
   core_->trace_mask = TraceSink::kExceptions;
   if (jit) {
 #if HUSK_HAVE_JIT
-    auto engine = jit::Engine::create(*core_);
+    auto engine = jit::Engine::create(*core_, jit::EngineOptions{.heat = 0});
     HUSK_CHECK(engine);
     (*engine)->set_single_block(true);
     engine_ = *std::move(engine);

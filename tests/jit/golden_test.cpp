@@ -74,7 +74,8 @@ class Workshop final : public interp::CoreFixture, public CodeObserver {
     auto engine = Engine::create(*core, EngineOptions{.code_bytes = std::size_t{1} << 20,
                                                       .count = (snippet.options & kCounts) != 0,
                                                       .host_features = host->features,
-                                                      .seed = 0x0012'3456'789A'C000});
+                                                      .seed = 0x0012'3456'789A'C000,
+                                                      .heat = 0});
     if (!engine) return engine.error().text() + "\n";
     core->set_engine(engine->get());
     if (snippet.options & kWanders)

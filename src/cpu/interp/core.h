@@ -496,7 +496,7 @@ class Core final : public core::CpuPins {
     std::uint64_t base = 0;
     std::uint64_t read_end = 0, write_end = 0;  ///< first offset that needs a closer look; 0: all do
   };
-  static constexpr unsigned kTlbBits = 10;
+  static constexpr unsigned kTlbBits = 12;
   static constexpr std::size_t kTlbSize = std::size_t{1} << kTlbBits;
   static constexpr std::uint64_t kInvalidTag = 0x8000'0000'0000'0000;  ///< non-canonical, so never a page
   /// Flipped in the write_tag of a page that could be written directly but for the code that is in it.
@@ -618,12 +618,14 @@ class Core final : public core::CpuPins {
   } monitor_;
   bool implicit_access_ = false;  ///< the access is to a system structure: SMAP holds whatever RFLAGS.AC says
   std::array<std::array<TlbEntry, kTlbSize>, kMmuCount> tlb_{};
+  /// Number modulo 2^16 of the host page that the entry was given, to find entries by.
+  std::array<std::array<std::uint16_t, kTlbSize>, kMmuCount> tlb_host_tags_{};
   std::array<std::array<ExecEntry, kTlbSize>, 2> exec_tlb_{};  ///< [user]
   std::unique_ptr<BlockCache> blocks_;
   CodeEngine* engine_ = nullptr;
   /// The engine's own data, at a fixed distance from the state above, so that its code reaches both through one register.
   /// Not initialised here: untouched pages cost nothing without an engine.
-  static constexpr std::size_t kEngineBytes = std::size_t{1420} << 10;
+  static constexpr std::size_t kEngineBytes = std::size_t{1700} << 10;
   struct alignas(64) EngineArea {
     EngineArea() {}  // NOLINT(modernize-use-equals-default): = default would fill with zeros
     std::byte bytes[kEngineBytes];

@@ -49,6 +49,34 @@ bool Core::aligned_or_fault(unsigned seg, std::uint64_t ea, std::size_t size) {
   return false;
 }
 
+namespace {
+std::uint16_t host_tag(const std::uint8_t* host_page) {
+  return static_cast<std::uint16_t>(reinterpret_cast<std::uintptr_t>(host_page) / mem::kPageSize);
+}
+
+/// Calls `each(i)` for the elements that equal `wanted`: few, among many.
+template <std::size_t kSize, class Each>
+void each_equal(const std::array<std::uint16_t, kSize>& in, std::uint16_t wanted, Each&& each) {
+  using Eight [[gnu::vector_size(16)]] = std::uint16_t;
+  constexpr std::size_t kRun = 64;
+  static_assert(kSize % kRun == 0);
+  const Eight everywhere = Eight{} + wanted;
+  for (std::size_t at = 0; at < kSize; at += kRun) {
+    Eight any{};
+    for (std::size_t i = 0; i < kRun; i += 8) {
+      Eight some;
+      std::memcpy(&some, &in[at + i], sizeof some);
+      any |= static_cast<Eight>(some == everywhere);
+    }
+    std::uint64_t halves[2];
+    std::memcpy(halves, &any, sizeof halves);
+    if (!(halves[0] | halves[1])) continue;
+    for (std::size_t i = at; i < at + kRun; ++i)
+      if (in[i] == wanted) each(i);
+  }
+}
+}  // namespace
+
 void Core::fill_tlb(std::uint64_t linear, const Translation& t, AccessKind, bool user) {
   const std::uint64_t gpa_page = align_down(t.gpa & a20_mask_, mem::kPageSize);
   const mem::Target target = deps_.memory.find(gpa_page);
@@ -61,6 +89,7 @@ void Core::fill_tlb(std::uint64_t linear, const Translation& t, AccessKind, bool
     const std::uint8_t flags = target.ram->page_flags(target.offset);
     write_tag = flags == 0 ? tag : flags == mem::RamRegion::kHasCode ? tag ^ kOnlyCodeForbids : kInvalidTag;
   }
+  tlb_host_tags_[mmu_index_for(user)][tlb_index(linear)] = host_tag(target.ram->data() + target.offset);
   entry = {tag, write_tag,
            reinterpret_cast<std::uintptr_t>(target.ram->data() + target.offset) - page, t.global};
 }
@@ -280,13 +309,16 @@ bool Core::drop_write_access() {
 
 bool Core::drop_write_access(const std::uint8_t* host_page) {
   bool any = false;
-  for (auto& table : tlb_)
-    for (TlbEntry& entry : table)
-      if (entry.write_tag != kInvalidTag &&
-          entry.addend + (entry.write_tag & ~std::uint64_t{0xFFF}) == reinterpret_cast<std::uintptr_t>(host_page)) {
-        entry.write_tag = kInvalidTag;
-        any = true;
-      }
+  const std::uint16_t tag = host_tag(host_page);
+  for (unsigned table = 0; table < kMmuCount; ++table)
+    each_equal(tlb_host_tags_[table], tag, [&](std::size_t i) {
+      TlbEntry& entry = tlb_[table][i];
+      if (entry.write_tag == kInvalidTag ||
+          entry.addend + (entry.write_tag & ~std::uint64_t{0xFFF}) != reinterpret_cast<std::uintptr_t>(host_page))
+        return;
+      entry.write_tag = kInvalidTag;
+      any = true;
+    });
   if (engine_) any |= engine_->write_access_dropped(host_page);
   return any;
 }

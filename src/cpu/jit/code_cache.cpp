@@ -12,8 +12,8 @@
 namespace husk::cpu::jit {
 
 Result<std::unique_ptr<CodeMemory>> CodeMemory::create(std::size_t size) {
-  // A shared anonymous mapping, and a second one of the same pages (mremap(2), old_size of 0). Unlike a memfd's it counts
-  // as anonymous for perf, which looks up names of code there in its map file.
+  // A shared anonymous mapping, and a second one of the same pages (mremap(2), old_size of 0). Unlike a memfd's it
+  // counts as anonymous for perf, which looks up names of code there in its map file.
   void* const writable = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (writable == MAP_FAILED) return fail("cannot map {} bytes for translated code: {}", size, std::strerror(errno));
   void* const running = mremap(writable, 0, size, MREMAP_MAYMOVE);

@@ -53,6 +53,8 @@ struct JumpEntry {
 };
 
 inline constexpr unsigned kMaxGroups = 64;
+/// More than most programs have blocks in use; those beyond share counters.
+inline constexpr unsigned kHeatCounters = 64 << 10;
 
 /// Lies inside the Core (Core::engine_area_).
 struct Context {
@@ -69,7 +71,8 @@ struct Context {
   std::uint64_t stack_pointer;       ///< host RSP of the code that called a stub, and where it goes on
   std::uint64_t return_stack_limit;  ///< below it the return stack is emptied
   void* self;                        ///< the Core
-  std::uint64_t missed;              ///< linear address of the access that the interpreter is asked to do
+  std::uint64_t missed;              ///< linear address of an access whose page no TLB has
+  void* missed_site;                 ///< its MemorySite
   std::uint32_t host_mxcsr;
   std::uint8_t vectors_resident;  ///< XMM/YMM and MXCSR of the guest are in the host's
   std::uint8_t reload_vectors;    ///< a stub is to make them resident before it goes on
@@ -90,6 +93,7 @@ struct Context {
   std::uint32_t filled[3][kFilled];    ///< slots of both kinds in use, by their distance from GS; by Core::MmuIndex
   JumpEntry jumps[3][kJumpEntries];    ///< by Core::MmuIndex
   HotCounters hot;
+  std::uint32_t heat[kHeatCounters];  ///< runs left of blocks in their first form
 };
 
 /// A memory operand, for the stub that its fast path falls back on. Its layout is known to the stubs.
@@ -108,7 +112,11 @@ struct MemorySite {
   const Insn* insn;                     ///< decoded, once it was needed
   std::uint8_t length;                  ///< of the instruction in bytes
   std::uint8_t failures = 0;            ///< of a check for several operands, for which nothing can be done
+  std::uint8_t own = 0;                 ///< where in the span of a check for several operands its own begins
   bool leads = false;                   ///< the check is for several operands
+  bool write = false;                   ///< the check is for writing
+  bool writes = false;                  ///< the access itself does, whatever the check is for
+  std::uint32_t* heat = nullptr;        ///< of its block, where this check counts
   const std::uint8_t* after = nullptr;  ///< behind the instruction, for when the interpreter did it
 };
 

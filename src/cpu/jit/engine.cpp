@@ -49,6 +49,7 @@ Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory, const EngineOptio
     : core_(core),
       context_(*new(core.engine_area_.bytes) Context{}),
       cache_(std::move(memory)),
+      heat_(options.heat),
       count_(options.count),
       dummy_(std::make_unique<std::uint8_t[]>(2 * mem::kPageSize)) {
   static_assert(sizeof(Context) <= Core::kEngineBytes);
@@ -171,6 +172,12 @@ void Engine::reset_slots(bool keep_global) {
 DataSlot& Engine::next_slot(unsigned mmu_index, bool write) {
   const SlotShare& share = kSlotShares[mmu_index][write];
   return context_.slots[share.first + next_slot_[mmu_index][write]++ % share.count];
+}
+
+std::uint32_t& Engine::next_heat() {
+  std::uint32_t& heat = context_.heat[next_heat_++ % kHeatCounters];
+  heat = heat_;
+  return heat;
 }
 
 void Engine::reset_jumps(bool keep_global) {
@@ -382,6 +389,7 @@ void Engine::empty_cache() {
   far_links_local_.clear();
   wandering_.clear();
   ungrouped_.clear();
+  hot_.clear();
   cache_.clear();
   reset_jumps(false);
   ++statistics_.flushes;
@@ -528,6 +536,43 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   if (site.leads) self.note_failed_group(site);
   self.context_.missed = 0;
   return self.after_instruction(flow, site.insn->length, site.after);
+}
+
+// The TLB misses far more often than anything else is amiss: its entry is made, and the access tried again.
+const std::uint8_t* Engine::glue_missed(Core* core, void* site_pointer) {
+  Engine& self = *static_cast<Engine*>(core->engine_);
+  MemorySite& site = *static_cast<MemorySite*>(site_pointer);
+  const std::uint64_t linear = self.context_.missed;
+  const interp::AccessKind kind = site.writes ? interp::AccessKind::write : interp::AccessKind::read;
+  const Core::TlbEntry& entry = core->tlb_[core->mmu_index_][Core::tlb_index(linear)];
+  const std::uint64_t tag = align_down(linear, mem::kPageSize) | core->pcid_;
+  const bool hopeless = entry.read_tag == tag && (!site.writes || entry.write_tag != Core::kInvalidTag);
+  if ((linear & 0xFFF) + site.last >= mem::kPageSize || (linear & site.align_mask) || hopeless ||
+      !core->canonical(linear))
+    return glue_slow(core, site_pointer);
+  ++self.statistics_.misses;
+  ++site.patience;
+  self.take_state();
+  core->s.rip = self.context_.page_base + site.offset;
+  std::uint64_t gpa;
+  if (!core->translate_cached(linear + site.own, kind, core->cpl_ == 3, gpa)) return self.leave(Flow::fault);
+  if (entry.read_tag != tag || (site.write && entry.write_tag != tag)) return glue_slow(core, site_pointer);
+  self.context_.missed_site = &site;
+  self.give_state();
+  return self.cache_.running(self.stubs_.retry[core->mmu_index_][site.write]);
+}
+
+const std::uint8_t* Engine::glue_heated(Core* core, void* site_pointer) {
+  Engine& self = *static_cast<Engine*>(core->engine_);
+  MemorySite& site = *static_cast<MemorySite*>(site_pointer);
+  self.take_state();
+  core->s.rip = self.context_.page_base + site.offset;
+  ++self.statistics_.heated;
+  *site.heat = ~std::uint32_t{0};
+  self.hot_.insert(site.block);
+  self.cache_.forget(site.block, site.key);
+  if (self.cache_.full()) self.flush_wanted_ = true;
+  return self.dispatch();
 }
 
 void Engine::note_failed_group(MemorySite& site) {

@@ -19,12 +19,16 @@
 namespace husk::cpu::jit {
 
 struct EngineOptions {
-  static constexpr std::size_t kDefaultCodeBytes = std::size_t{48} << 20;
+  static constexpr std::size_t kDefaultCodeBytes = std::size_t{128} << 20;
   std::size_t code_bytes = kDefaultCodeBytes;  ///< size of the code cache
   bool count = false;                          ///< keep HotCounters
   /// For tests that compare emitted code: in place of the host's own features, and of a random number.
   std::optional<FeatureSet> host_features = {};
   std::optional<std::uint64_t> seed = {};
+  /// Runs after which a block gets its second form; 0: it has that at once. What the second form gains pays for its
+  /// making only in code that runs very often, and slots have misses and a footprint that the shared table has not.
+  /// Compilers ran fastest with 20,000 to 400,000.
+  std::uint32_t heat = 50'000;
 };
 
 /// Same-ISA translator: guest x86 to the host's x86-64, see docs/jit.md.
@@ -92,6 +96,9 @@ class Engine final : public interp::CodeEngine, private HostNames {
     std::uint8_t* slot_miss[3][2] = {};    ///< R10 linear address, R11 MemorySite; by MMU index, load or store
     std::uint8_t* tlb_miss[3][2] = {};     ///< the same, of a site that looks up by page number
     std::uint8_t* slow = nullptr;          ///< R11 MemorySite: the interpreter does the instruction
+    std::uint8_t* missed = nullptr;        ///< R11 MemorySite, Context::missed: the page tables are asked first
+    std::uint8_t* retry[3][2] = {};        ///< the access of Context::missed once more
+    std::uint8_t* heated = nullptr;        ///< R11 MemorySite: its block is to have its second form
     std::uint8_t* call_spilled = nullptr;  ///< R11 CallSite
     std::uint8_t* call_host = nullptr;
     std::uint8_t* link_host = nullptr;  ///< R11 LinkSite
@@ -118,6 +125,8 @@ class Engine final : public interp::CodeEngine, private HostNames {
 
   static const std::uint8_t* glue_call(interp::Core* core, void* site);
   static const std::uint8_t* glue_slow(interp::Core* core, void* site);
+  static const std::uint8_t* glue_missed(interp::Core* core, void* site);
+  static const std::uint8_t* glue_heated(interp::Core* core, void* site);
   static const std::uint8_t* glue_need_x87(interp::Core* core, void* resume);
   static const std::uint8_t* glue_wander(interp::Core* core, void* site);
   static const std::uint8_t* glue_link(interp::Core* core, void* site);
@@ -162,6 +171,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   void make_empty(TlbSlot& slot, SlotMark mark) const;
   /// For a new memory operand of that privilege; slots are shared in turn.
   DataSlot& next_slot(unsigned mmu_index, bool write);
+  std::uint32_t& next_heat();
   /// A far link or a jump table leads to this address now.
   void note_executable(std::uint64_t linear, bool global) { executable_[global].insert(linear >> 12); }
 
@@ -171,6 +181,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   std::vector<FormPlan> plans_;
   Stubs stubs_;
   Statistics statistics_;
+  const std::uint32_t heat_;  ///< EngineOptions::heat
   const bool count_;
   std::atomic<Phase> phase_{Phase::run_loop};
   CodeObserver* observer_ = nullptr;
@@ -181,12 +192,14 @@ class Engine final : public interp::CodeEngine, private HostNames {
   bool flush_wanted_ = false;
   bool single_block_ = false;
   unsigned next_slot_[3][2] = {};
+  unsigned next_heat_ = 0;
   bool beside_used_ = false;               ///< some Context::beside is in use
   mem::RamRegion* beside_ram_ = nullptr;   ///< region of the page where a store met no code, since it was last asked
   std::uint64_t beside_offset_ = 0;        ///< the page's offset in it
   std::uint64_t invalid_page_ = 0;         ///< matches no address that a guest would guess
   std::unique_ptr<std::uint8_t[]> dummy_;  ///< what an empty slot would reach
   std::uintptr_t dummy_page_ = 0;
+  std::unordered_set<const std::uint8_t*> hot_;        ///< first bytes of blocks that have run often
   std::unordered_set<const std::uint8_t*> ungrouped_;  ///< those whose access is often apart from its neighbours
   std::unordered_set<const std::uint8_t*> wandering_;  ///< guest instructions that access many pages
   std::uint32_t jump_keys_[3] = {};

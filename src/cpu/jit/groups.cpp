@@ -132,6 +132,8 @@ void Translator::find_groups() {
         }
       }
       current = {};
+      // Within 32 bits whatever is added to them here.
+      if (std::abs(std::int64_t{access.disp}) >= kFar) continue;
       const std::uint8_t* const code = page_ + item.offset;
       if (group_count_ == kMaxGroups || e_.ungrouped_.contains(code)) continue;
       current = {static_cast<std::uint8_t>(group_count_), 0, &access};
@@ -178,7 +180,7 @@ void Translator::emit_operand(const Item& item, unsigned which, unsigned bytes, 
   if (access.leads) {
     free_flags(item.live_in);
     emit_based(kHostR10, access.base, access.disp - beyond);
-    group.slot = emit_check(item, static_cast<unsigned>(group.high - group.low), group.write, 1, true);
+    group.slot = emit_check(item, static_cast<unsigned>(group.high - group.low), group.write, 1, &access, beyond);
     if (!group.slot) hot_.store_gs(e_.gs(e_.context_.group_hosts[access.group]), kHostR10);
   } else if (group.slot) {
     // What was checked holds as long as the code runs on from there.

@@ -9,10 +9,11 @@ namespace {
 using interp::CoreFixture;
 using interp::RunExit;
 
-class Jit : public CoreFixture {
+/// The parameter: EngineOptions::heat.
+class Jit : public CoreFixture, public ::testing::WithParamInterface<std::uint32_t> {
  protected:
   void SetUp() override {
-    auto made = Engine::create(*core, std::size_t{2} << 20);
+    auto made = Engine::create(*core, {.code_bytes = std::size_t{2} << 20, .heat = GetParam()});
     if (!made) GTEST_SKIP() << made.error().text();
     engine = *std::move(made);
     core->set_engine(engine.get());
@@ -36,7 +37,7 @@ class Jit : public CoreFixture {
   std::unique_ptr<Engine> engine;
 };
 
-TEST_F(Jit, LoopIsTranslatedOnce) {
+TEST_P(Jit, LoopIsTranslatedOnce) {
   long_mode();
   // mov ecx, 100000; xor eax, eax; again: add rax, rcx; dec ecx; jnz again; hlt
   code(kCode, {0xB9, 0xA0, 0x86, 0x01, 0, 0x31, 0xC0, 0x48, 0x01, 0xC8, 0xFF, 0xC9, 0x75, 0xF9, 0xF4});
@@ -45,7 +46,19 @@ TEST_F(Jit, LoopIsTranslatedOnce) {
   EXPECT_LE(engine->statistics().blocks, 4u);
   EXPECT_LE(engine->statistics().entries, 3u);
 }
-TEST_F(Jit, RegistersWithoutAHomeInTheHostKeepTheirValues) {
+TEST_P(Jit, BlockThatRunsOftenIsMadeAnew) {
+  if (GetParam() == 0) GTEST_SKIP() << "it has its second form at once";
+  long_mode();
+  // again: add [rbx], rcx; dec ecx; jnz again; hlt
+  code(kCode, {0x48, 0x01, 0x0B, 0xFF, 0xC9, 0x75, 0xF9, 0xF4});
+  core->s.gpr[kRbx] = kData;
+  core->s.gpr[kRcx] = 200'000;
+  run();
+  EXPECT_EQ(get<std::uint64_t>(kData), std::uint64_t{200'000} * 200'001 / 2);
+  EXPECT_GE(engine->statistics().heated, 1u);
+  EXPECT_LE(engine->statistics().blocks, 8u);
+}
+TEST_P(Jit, RegistersWithoutAHomeInTheHostKeepTheirValues) {
   long_mode();
   // mov r10d, 5; mov r11d, 7; lea r15, [r10+r11*4]; add r15, r11; xchg r15, rax; mulx r10, r11, r15 (rdx = 3); hlt
   code(kCode, {0x41, 0xBA, 5,    0,    0,    0,    0x41, 0xBB, 7,    0,    0,    0,    0x4F, 0x8D,
@@ -58,7 +71,7 @@ TEST_F(Jit, RegistersWithoutAHomeInTheHostKeepTheirValues) {
   EXPECT_EQ(core->s.gpr[kR11], 27u);
   EXPECT_EQ(core->s.gpr[kR10], 0u);
 }
-TEST_F(Jit, RexBeforeAnotherPrefixIsNone) {
+TEST_P(Jit, RexBeforeAnotherPrefixIsNone) {
   long_mode();
   // REX.RB, then 66: and dx, 15, not r10w; twice REX, the second counts: add rax, rcx; hlt
   code(kCode, {0x45, 0x66, 0x83, 0xE2, 0x0F, 0x45, 0x48, 0x01, 0xC8, 0xF4});
@@ -71,7 +84,7 @@ TEST_F(Jit, RexBeforeAnotherPrefixIsNone) {
   EXPECT_EQ(core->s.gpr[kR10], 0xFFFFu);
   EXPECT_EQ(rax(), (std::uint64_t{1} << 40) + 1);
 }
-TEST_F(Jit, FlagsLiveAcrossAMemoryAccess) {
+TEST_P(Jit, FlagsLiveAcrossAMemoryAccess) {
   long_mode();
   put<std::uint64_t>(kData, 40);
   // mov rbx, kData; stc; mov rdx, [rbx]; adc rdx, 1; mov [rbx+8], rdx; setc al; hlt
@@ -82,7 +95,7 @@ TEST_F(Jit, FlagsLiveAcrossAMemoryAccess) {
   EXPECT_EQ(get<std::uint64_t>(kData + 8), 42u);
   EXPECT_EQ(rax(), 0u);
 }
-TEST_F(Jit, FaultInTheMiddleOfABlockIsPrecise) {
+TEST_P(Jit, FaultInTheMiddleOfABlockIsPrecise) {
   long_mode();
   // inc eax; mov rbx, 1 GiB (not mapped); inc eax; mov rdx, [rbx]; inc eax; hlt. The handler halts.
   code(kCode, {0xFF, 0xC0, 0x48, 0xC7, 0xC3, 0, 0, 0, 0x40, 0xFF, 0xC0, 0x48, 0x8B, 0x13, 0xFF, 0xC0, 0xF4});
@@ -93,7 +106,7 @@ TEST_F(Jit, FaultInTheMiddleOfABlockIsPrecise) {
   EXPECT_EQ(core->s.cr2, 0x40000000u);
   EXPECT_EQ(get<std::uint64_t>(core->s.gpr[kRsp] + 8), kCode + 11) << "RIP of the frame is the load's";
 }
-TEST_F(Jit, CodeThatPatchesItsNextInstructionRunsThePatch) {
+TEST_P(Jit, CodeThatPatchesItsNextInstructionRunsThePatch) {
   long_mode();
   // mov byte [rip+1], 7 (the immediate of the next); mov al, 1; hlt
   code(kCode, {0xC6, 0x05, 1, 0, 0, 0, 7, 0xB0, 1, 0xF4});
@@ -101,7 +114,7 @@ TEST_F(Jit, CodeThatPatchesItsNextInstructionRunsThePatch) {
   run();
   EXPECT_EQ(rax(), 7u);
 }
-TEST_F(Jit, CodeWrittenByADeviceIsTranslatedAnew) {
+TEST_P(Jit, CodeWrittenByADeviceIsTranslatedAnew) {
   long_mode();
   code(kCode, {0xB0, 1, 0xF4});
   rax() = 0;
@@ -114,7 +127,7 @@ TEST_F(Jit, CodeWrittenByADeviceIsTranslatedAnew) {
   EXPECT_EQ(rax(), 9u);
   EXPECT_GE(engine->statistics().dropped, 1u);
 }
-TEST_F(Jit, PatchThroughAnotherMappingOfThePageIsSeen) {
+TEST_P(Jit, PatchThroughAnotherMappingOfThePageIsSeen) {
   long_mode();
   // The same 2 MiB again at 8 MiB.
   put<std::uint64_t>(kPd + 4 * 8, 0x87);
@@ -126,7 +139,7 @@ TEST_F(Jit, PatchThroughAnotherMappingOfThePageIsSeen) {
   run();
   EXPECT_EQ(rax(), 5u);
 }
-TEST_F(Jit, DataBesideCodeDropsNothing) {
+TEST_P(Jit, DataBesideCodeDropsNothing) {
   long_mode();
   // again: inc qword [rip + 256 - 7]; dec ecx; jnz again; hlt
   code(kCode, {0x48, 0xFF, 0x05, 0xF9, 0, 0, 0, 0xFF, 0xC9, 0x75, 0xF5, 0xF4});
@@ -135,7 +148,7 @@ TEST_F(Jit, DataBesideCodeDropsNothing) {
   EXPECT_EQ(get<std::uint64_t>(kCode + 256), 1000u);
   EXPECT_EQ(engine->statistics().dropped, 0u);
 }
-TEST_F(Jit, StoresBesideCodeStayInTranslatedCode) {
+TEST_P(Jit, StoresBesideCodeStayInTranslatedCode) {
   long_mode();
   core->on_sole_holder([](mem::RamRegion&, std::uint64_t) { return true; });
   // again: inc qword [rip + 256 - 7]; dec ecx; jnz again; hlt
@@ -145,7 +158,7 @@ TEST_F(Jit, StoresBesideCodeStayInTranslatedCode) {
   EXPECT_EQ(get<std::uint64_t>(kCode + 256), 10000u);
   EXPECT_LE(engine->statistics().slow_accesses, 10000u / 256 + 2);
 }
-TEST_F(Jit, StoreBesideCodeIsSeenOnceItIsCodeToo) {
+TEST_P(Jit, StoreBesideCodeIsSeenOnceItIsCodeToo) {
   long_mode();
   core->on_sole_holder([](mem::RamRegion&, std::uint64_t) { return true; });
   // again: inc dword [rip + 512 - 6], the immediate of mov eax, imm32; ret at 511; from the 5th time on it is called
@@ -158,7 +171,7 @@ TEST_F(Jit, StoreBesideCodeIsSeenOnceItIsCodeToo) {
   EXPECT_EQ(rax(), 100u);
   EXPECT_GE(engine->statistics().dropped, 4u);
 }
-TEST_F(Jit, StoreAcrossTheEdgeOfCodeIsSeen) {
+TEST_P(Jit, StoreAcrossTheEdgeOfCodeIsSeen) {
   long_mode();
   core->on_sole_holder([](mem::RamRegion&, std::uint64_t) { return true; });
   // mov [rbx], rdx; mov [rsi], rdx; call 64; hlt. At 64: mov al, 1; ret
@@ -178,7 +191,7 @@ TEST_F(Jit, StoreAcrossTheEdgeOfCodeIsSeen) {
   run();
   EXPECT_EQ(rax() & 0xFF, 9u);
 }
-TEST_F(Jit, NeighboursInTwoPagesAreAccessedOneByOne) {
+TEST_P(Jit, NeighboursInTwoPagesAreAccessedOneByOne) {
   long_mode();
   // again: mov rax, [rbx]; add rax, [rbx+8]; mov [rbx+16], rax; add rbx, 24; dec ecx; jnz again; hlt
   code(kCode, {0x48, 0x8B, 0x03, 0x48, 0x03, 0x43, 8,    0x48, 0x89, 0x43,
@@ -200,7 +213,18 @@ TEST_F(Jit, NeighboursInTwoPagesAreAccessedOneByOne) {
       EXPECT_EQ(get<std::uint64_t>(start + 24 * i + 16), 1000 * pass + 78 * i) << pass << ' ' << i;
   }
 }
-TEST_F(Jit, NeighbourBeyondTheLastMappedPageFaultsByItself) {
+TEST_P(Jit, LargestDisplacementHasNoNeighbours) {
+  long_mode();
+  // mov [rbx + 7FFFFFFFh], al, 2 GiB from where a page is; mov [rbx], al; hlt
+  code(kCode, {0x88, 0x83, 0xFF, 0xFF, 0xFF, 0x7F, 0x88, 0x03, 0xF4});
+  core->s.gpr[kRbx] = kData + 1 - (std::uint64_t{1} << 31);
+  code(kHandlers + 14 * 16, {0xF4});
+  rax() = 0x55;
+  run();
+  EXPECT_EQ(get<std::uint8_t>(kData), 0x55u);
+  EXPECT_EQ(core->s.cr2, core->s.gpr[kRbx]);
+}
+TEST_P(Jit, NeighbourBeyondTheLastMappedPageFaultsByItself) {
   long_mode();
   // inc eax; mov rdx, [rbx]; inc eax; mov rdx, [rbx+8]; inc eax; hlt. 2 MiB is where the mapping ends.
   code(kCode, {0xFF, 0xC0, 0x48, 0x8B, 0x13, 0xFF, 0xC0, 0x48, 0x8B, 0x53, 8, 0xFF, 0xC0, 0xF4});
@@ -212,7 +236,7 @@ TEST_F(Jit, NeighbourBeyondTheLastMappedPageFaultsByItself) {
   EXPECT_EQ(rax(), 2u);
   EXPECT_EQ(core->s.cr2, std::uint64_t{2} << 20);
 }
-TEST_F(Jit, CheckOfNeighboursDoesNotSurviveAnotherInstructionsFailure) {
+TEST_P(Jit, CheckOfNeighboursDoesNotSurviveAnotherInstructionsFailure) {
   long_mode();
   // push [rdx], which the interpreter does, then neighbours of what it pushed: pop rax; push rax; pop rbx; hlt
   code(kCode, {0xFF, 0x32, 0x58, 0x50, 0x5B, 0xF4});
@@ -222,7 +246,7 @@ TEST_F(Jit, CheckOfNeighboursDoesNotSurviveAnotherInstructionsFailure) {
   EXPECT_EQ(rax(), 0x1234'5678'9ABCu);
   EXPECT_EQ(core->s.gpr[kRbx], 0x1234'5678'9ABCu);
 }
-TEST_F(Jit, SameCodeAtTwoAddressesIsTranslatedOnce) {
+TEST_P(Jit, SameCodeAtTwoAddressesIsTranslatedOnce) {
   long_mode();
   put<std::uint64_t>(kPd + 4 * 8, 0x87);
   // lea rax, [rip]; hlt
@@ -235,7 +259,7 @@ TEST_F(Jit, SameCodeAtTwoAddressesIsTranslatedOnce) {
   EXPECT_EQ(rax(), (std::uint64_t{8} << 20) + kCode + 7);
   EXPECT_EQ(engine->statistics().blocks, blocks);
 }
-TEST_F(Jit, CallsAndReturnsAcrossPages) {
+TEST_P(Jit, CallsAndReturnsAcrossPages) {
   long_mode();
   // again: call next page; dec ecx; jnz again; hlt. There: inc eax; ret
   code(kCode, {0xE8, 0xFB, 0x0F, 0, 0, 0xFF, 0xC9, 0x75, 0xF7, 0xF4});
@@ -247,7 +271,7 @@ TEST_F(Jit, CallsAndReturnsAcrossPages) {
   EXPECT_EQ(core->s.gpr[kRsp], kStack);
   EXPECT_LE(engine->statistics().lookups, 2u) << "returns go the host's way";
 }
-TEST_F(Jit, CallAtTheEndOfAPageReturnsToTheNext) {
+TEST_P(Jit, CallAtTheEndOfAPageReturnsToTheNext) {
   long_mode();
   code(kCode + 0xFFB, {0xE8, 0xFB, 0x0F, 0, 0});
   code(kCode + 0x1000, {0xFF, 0xC3, 0x8D, 0x05, 0, 0, 0, 0, 0xF4});  // inc ebx; lea eax, [rip]; hlt
@@ -258,7 +282,7 @@ TEST_F(Jit, CallAtTheEndOfAPageReturnsToTheNext) {
   EXPECT_EQ(core->s.gpr[kRbx], 1u);
   EXPECT_EQ(rax(), kCode + 0x1008);
 }
-TEST_F(Jit, ReturnToAnotherPlaceThanTheCallers) {
+TEST_P(Jit, ReturnToAnotherPlaceThanTheCallers) {
   long_mode();
   // call +0; there: mov qword [rsp], kCode + 32; ret. At 32: hlt
   code(kCode, {0xE8, 0, 0, 0, 0, 0x48, 0xC7, 0x04, 0x24, 0x20, 0, 0x10, 0, 0xC3});
@@ -266,7 +290,7 @@ TEST_F(Jit, ReturnToAnotherPlaceThanTheCallers) {
   run();
   EXPECT_EQ(core->s.rip, kCode + 33);
 }
-TEST_F(Jit, EndlessRecursionEndsInAFaultNotInTheHost) {
+TEST_P(Jit, EndlessRecursionEndsInAFaultNotInTheHost) {
   long_mode();
   // Stack of one page above an absent one: push until it is hit. The handler has a stack of its own (IST 1).
   put<std::uint64_t>(kPd + 3 * 8, 0);
@@ -278,14 +302,14 @@ TEST_F(Jit, EndlessRecursionEndsInAFaultNotInTheHost) {
   run();
   EXPECT_EQ(core->s.cr2, (std::uint64_t{8} << 20) - 8);
 }
-TEST_F(Jit, InstructionAcrossThePageEnd) {
+TEST_P(Jit, InstructionAcrossThePageEnd) {
   long_mode();
   code(kCode + 0xFFD, {0xB8, 0x78, 0x56, 0x34, 0x12, 0xF4});  // mov eax, 12345678h; hlt
   core->s.rip = kCode + 0xFFD;
   run();
   EXPECT_EQ(rax(), 0x12345678u);
 }
-TEST_F(Jit, BreakpointInsideTranslatedCodeStopsThere) {
+TEST_P(Jit, BreakpointInsideTranslatedCodeStopsThere) {
   long_mode();
   // again: inc eax; inc ebx; dec ecx; jnz again; hlt
   code(kCode, {0xFF, 0xC0, 0xFF, 0xC3, 0xFF, 0xC9, 0x75, 0xF8, 0xF4});
@@ -302,7 +326,7 @@ TEST_F(Jit, BreakpointInsideTranslatedCodeStopsThere) {
   EXPECT_EQ(rax(), 4u);
   EXPECT_EQ(core->s.gpr[kRbx], 3u);
 }
-TEST_F(Jit, SingleStepOfTheGuestTrapsAfterEachInstruction) {
+TEST_P(Jit, SingleStepOfTheGuestTrapsAfterEachInstruction) {
   long_mode();
   code(kCode, {0xFF, 0xC0, 0xFF, 0xC0, 0xF4});
   code(kHandlers + 1 * 16, {0xF4});
@@ -312,7 +336,7 @@ TEST_F(Jit, SingleStepOfTheGuestTrapsAfterEachInstruction) {
   EXPECT_EQ(rax(), 1u);
   EXPECT_EQ(get<std::uint64_t>(core->s.gpr[kRsp]), kCode + 2);
 }
-TEST_F(Jit, InterruptEndsALoopWithoutMemoryAccess) {
+TEST_P(Jit, InterruptEndsALoopWithoutMemoryAccess) {
   long_mode();
   code(kCode, {0xEB, 0xFE});
   code(kHandlers + 0x40 * 16, {0xF4});
@@ -322,7 +346,7 @@ TEST_F(Jit, InterruptEndsALoopWithoutMemoryAccess) {
   run();
   EXPECT_EQ(get<std::uint64_t>(core->s.gpr[kRsp]), kCode);
 }
-TEST_F(Jit, Code32InProtectedMode) {
+TEST_P(Jit, Code32InProtectedMode) {
   protected_mode();
   // mov ecx, 10; again: inc eax; push eax; pop edx; loop again; hlt
   code(kCode, {0xB9, 10, 0, 0, 0, 0x40, 0x50, 0x5A, 0xE2, 0xFB, 0xF4});
@@ -332,7 +356,7 @@ TEST_F(Jit, Code32InProtectedMode) {
   EXPECT_EQ(core->s.gpr[kRdx], 10u);
   EXPECT_GE(engine->statistics().blocks, 1u);
 }
-TEST_F(Jit, NullDataSegmentFaultsInCodeThatWasTranslatedFlat) {
+TEST_P(Jit, NullDataSegmentFaultsInCodeThatWasTranslatedFlat) {
   protected_mode();
   // mov eax, [kData]; push 0; pop ds; mov eax, [kData]; hlt
   code(kCode, {0xA1, 0, 0, 0x18, 0, 0x6A, 0, 0x1F, 0xA1, 0, 0, 0x18, 0, 0xF4});
@@ -340,7 +364,7 @@ TEST_F(Jit, NullDataSegmentFaultsInCodeThatWasTranslatedFlat) {
   run();
   EXPECT_EQ(get<std::uint32_t>(core->s.gpr[kRsp] + 4), kCode + 8) << "EIP of #GP's frame";
 }
-TEST_F(Jit, DivisionErrorsAreTheGuests) {
+TEST_P(Jit, DivisionErrorsAreTheGuests) {
   long_mode();
   code(kHandlers, {0xF4});
   // mov eax, 5; cdq; xor ecx, ecx; idiv ecx
@@ -348,7 +372,7 @@ TEST_F(Jit, DivisionErrorsAreTheGuests) {
   run();
   EXPECT_EQ(get<std::uint64_t>(core->s.gpr[kRsp]), kCode + 8);
 }
-TEST_F(Jit, FullCacheStartsOver) {
+TEST_P(Jit, FullCacheStartsOver) {
   long_mode();
   // Pages of jumps from one to the next, more than the cache holds: mov eax, imm32 many times over.
   constexpr std::uint64_t kFirst = 0x200000, kPages = 1200;
@@ -367,6 +391,8 @@ TEST_F(Jit, FullCacheStartsOver) {
   EXPECT_EQ(get<std::uint64_t>(kStack - 8), kPages * 400);
   EXPECT_GE(engine->statistics().flushes, 1u);
 }
+
+INSTANTIATE_TEST_SUITE_P(Forms, Jit, ::testing::Values(0u, EngineOptions{}.heat));
 
 }  // namespace
 }  // namespace husk::cpu::jit

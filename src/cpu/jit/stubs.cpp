@@ -224,7 +224,15 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   e.bind(misaligned);
   restore();
   e.store_gs(gs(context_.missed), kHostR10);
-  e.jmp(stubs_.slow);
+  e.jmp(stubs_.missed);
+
+  stubs_.retry[mmu_index][write] = e.at;
+  e.load_gs(kHostR10, gs(context_.missed));
+  e.load_gs(kHostR11, gs(context_.missed_site));
+  e.store_gs(gs(context_.rax), kHostRax);
+  e.store_gs(gs(context_.rcx), kHostRcx);
+  e.store_gs(gs(context_.rdx), kHostRdx);
+  e.jmp(from_core);
 
   stubs_.tlb_miss[mmu_index][write] = e.at;
   e.store_gs(gs(context_.rax), kHostRax);
@@ -425,6 +433,8 @@ void Engine::make_stubs() {
   e.ret();
 
   stubs_.slow = emit_trampoline(e, &Engine::glue_slow);
+  stubs_.missed = emit_trampoline(e, &Engine::glue_missed);
+  stubs_.heated = emit_trampoline(e, &Engine::glue_heated);
   stubs_.call_host = e.at;
   // R11 is the argument: the spill must not use it.
   e.store_gs(gs(context_.value), kHostR11);

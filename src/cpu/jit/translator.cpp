@@ -78,7 +78,8 @@ void Translator::emit_address(const Insn& insn, unsigned end_offset) {
   }
 }
 
-DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, unsigned align, bool leads) {
+DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, unsigned align, const Access* leader,
+                                 std::int32_t beyond) {
   MemorySite& site = e_.cache_.new_memory_site();
   site.room = static_cast<std::uint32_t>(mem::kPageSize - bytes);
   site.align_mask = align - 1;
@@ -89,7 +90,10 @@ DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, u
   site.length = item.insn.length;
   site.block = page_ + items_[0].offset;
   site.key = key_;
-  site.leads = leads;
+  site.leads = leader != nullptr;
+  site.write = write;
+  site.own = static_cast<std::uint8_t>(beyond);
+  site.writes = leader ? leader->write : write;
   open_sites_[open_count_++] = &site;
   const auto in_page = [&](unsigned reg) {
     if (align > 1) {
@@ -100,7 +104,16 @@ DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, u
       hot_.jcc(kAbove, cold_.at);
     }
   };
-  if (e_.wandering_.contains(site.code)) {
+  if (!hot_form_ && !heat_counted_) {
+    heat_counted_ = true;
+    site.heat = &e_.next_heat();
+    hot_.gs(0x83, 5, e_.gs(*site.heat), false);  // sub dword, 1
+    hot_.byte(1);
+    hot_.jcc(kZero, cold_.at);
+    cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+    cold_.jmp(e_.stubs_.heated);
+  }
+  if (!hot_form_ || e_.wandering_.contains(site.code)) {
     const std::int32_t table = e_.gs(e_.context_.tlb[core_.mmu_index_][write][0]);
     site.slot = nullptr;
     site.resume = e_.cache_.running(hot_.at);
@@ -110,7 +123,7 @@ DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, u
     hot_.gs(0x33, kHostR10, table, true, kHostR11);  // xor: the offset in the page, if it is that
     in_page(kHostR10);
     hot_.gs(0x03, kHostR10, table + 8, true, kHostR11);
-    if (!leads) site.checked = e_.cache_.running(hot_.at);
+    if (!leader) site.checked = e_.cache_.running(hot_.at);
     cold_.gs(0x33, kHostR10, table, true, kHostR11);
     cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
     cold_.jmp(e_.stubs_.tlb_miss[core_.mmu_index_][write]);
@@ -123,7 +136,7 @@ DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, u
   in_page(kHostR11);
   site.resume = e_.cache_.running(hot_.at);
   hot_.gs(0x03, kHostR10, e_.gs(data.addend));
-  if (!leads) site.checked = e_.cache_.running(hot_.at);
+  if (!leader) site.checked = e_.cache_.running(hot_.at);
   cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   cold_.jmp(e_.stubs_.slot_miss[core_.mmu_index_][write]);
   return &data;
@@ -404,6 +417,7 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   word_ = wide_ ? 8 : 4;
   key_ = key;
   return_mark_ = e_.return_mark(key);
+  hot_form_ = e_.heat_ == 0 || e_.hot_.contains(page_ + start);
   // The flag goes up before the bytes are read, so that a write in between is noticed.
   if (!e_.cache_.holds_page(page_)) core_.mark_code_page(ram, page_offset);
   if (!decode_block(start)) return nullptr;

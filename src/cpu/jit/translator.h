@@ -126,7 +126,8 @@ class Translator {
   void emit_based(unsigned to, unsigned base, std::int32_t disp);
   /// R10: linear address to host address, or to the interpreter. The flags must be free. `leads`: what follows in the
   /// block relies on it. Answers the slot that holds the page from here on, if one does.
-  DataSlot* emit_check(const Item& item, unsigned bytes, bool write, unsigned align = 1, bool leads = false);
+  DataSlot* emit_check(const Item& item, unsigned bytes, bool write, unsigned align = 1, const Access* leader = nullptr,
+                       std::int32_t beyond = 0);
   /// Code for the site is complete: the interpreter's result goes on here.
   void close_sites();
   /// The same where the instruction ends the block: the interpreter does all of it.
@@ -171,6 +172,8 @@ class Translator {
   unsigned open_count_ = 0;
   std::array<Group, kMaxGroups> groups_;
   unsigned group_count_ = 0;
+  bool hot_form_ = false;  ///< the block has run often: memory operands get slots of their own
+  bool heat_counted_ = false;
 };
 
 }  // namespace husk::cpu::jit

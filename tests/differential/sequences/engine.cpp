@@ -22,16 +22,17 @@ using cpu::interp::RunExit;
 std::unique_ptr<CodeEngine> nothing(Core&) { return nullptr; }
 
 #if HUSK_HAVE_JIT
-std::unique_ptr<cpu::jit::Engine> made_jit(Core& core, std::size_t code_bytes) {
-  Result<std::unique_ptr<cpu::jit::Engine>> engine = cpu::jit::Engine::create(core, code_bytes);
+std::unique_ptr<cpu::jit::Engine> made_jit(Core& core, cpu::jit::EngineOptions options) {
+  Result<std::unique_ptr<cpu::jit::Engine>> engine = cpu::jit::Engine::create(core, options);
   if (!engine) return nullptr;
   core.set_engine(engine->get());
   return std::move(*engine);
 }
-std::unique_ptr<CodeEngine> jit(Core& core) { return made_jit(core, cpu::jit::EngineOptions::kDefaultCodeBytes); }
+/// Loops get their second form soon.
+std::unique_ptr<CodeEngine> jit(Core& core) { return made_jit(core, {.heat = 2}); }
 /// A cache that is soon full, and never more than one block from the run loop.
 std::unique_ptr<CodeEngine> jit_single(Core& core) {
-  auto engine = made_jit(core, std::size_t{1} << 20);
+  auto engine = made_jit(core, {.code_bytes = std::size_t{1} << 20});
   if (engine) engine->set_single_block(true);
   return engine;
 }

@@ -68,6 +68,16 @@ Block* CodeCache::add(mem::RamRegion& ram, const Block& made) {
   return bucket = page.blocks = &block;
 }
 
+void CodeCache::add_second(mem::RamRegion& ram, Block& block, unsigned bytes) {
+  Block second;
+  second.code = block.second_page;
+  // Nobody looks for it.
+  second.key = ~std::uint32_t{0};
+  second.bytes = static_cast<std::uint16_t>(bytes);
+  second.partner = &block;
+  (void)add(ram, second);
+}
+
 void CodeCache::point(LinkSite& site, const std::uint8_t* running_target) {
   if (site.patch) {
     const auto distance = static_cast<std::int32_t>(running_target - (memory_->running(site.patch) + 4));
@@ -104,7 +114,7 @@ void CodeCache::remove(Block& block) {
       break;
     }
   while (block.incoming) unlink(*block.incoming);
-  forward(block);
+  if (block.entry) forward(block);
 }
 
 void CodeCache::forward(Block& block) {
@@ -152,18 +162,21 @@ bool CodeCache::written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t
   if (!(page.granules & granules)) return false;
   page.granules = 0;
   const std::uint64_t in_page = offset - page.offset;
+  std::vector<const Block*> crossing;
   for (Block** at = &page.blocks; *at;) {
     Block* const block = *at;
     const auto start = static_cast<std::uint64_t>(block->code - ram.data()) - page.offset;
     if ((start < in_page + length && in_page < start + block->bytes) || (block->looked_at & granules)) {
       remove(*block);
       *at = block->next_in_page;
+      if (block->partner) crossing.push_back(block->partner);
       ++dropped;
     } else {
       page.granules |= mem::granules_of(start, block->bytes) | block->looked_at;
       at = &block->next_in_page;
     }
   }
+  for (const Block* block : crossing) forget(block->code, block->key);
   if (page.blocks || length < kAnew) return false;
   pages_.erase(found);
   return true;

@@ -26,6 +26,10 @@ struct Block {
   Block* next_in_bucket = nullptr;
   Block* next_in_page = nullptr;
   LinkSite* incoming = nullptr;
+  /// One instruction that reaches into the next page: who comes here makes sure that `second_page` follows.
+  bool crosses = false;
+  const std::uint8_t* second_page = nullptr;  ///< host address; null: none that can be translated from
+  Block* partner = nullptr;  ///< in the second page: what stands there for a block that crosses into it
 };
 
 /// An instruction that the interpreter's handler does from inside translated code.
@@ -88,6 +92,8 @@ class CodeCache {
     return nullptr;
   }
   Block* add(mem::RamRegion& ram, const Block& made);
+  /// Has a block that crosses go when one of its `bytes` in its second page is written.
+  void add_second(mem::RamRegion& ram, Block& block, unsigned bytes);
   bool holds_page(const std::uint8_t* host_page) const { return pages_.contains(host_page); }
   /// Which granules of the page code came from or looked at.
   std::uint64_t granules(const std::uint8_t* host_page) const {

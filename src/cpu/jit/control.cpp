@@ -6,11 +6,12 @@ namespace husk::cpu::jit {
 
 // ---- ends of blocks ----
 
-void Translator::emit_link(std::int64_t target, bool call) {
+void Translator::emit_link(std::int64_t target, bool call, bool looked_up) {
   LinkSite& site = e_.cache_.new_link_site();
   std::uint8_t* const ask = cold_.at;
   site.unlinked = e_.cache_.running(ask);
-  if (target >= 0 && target < static_cast<std::int64_t>(mem::kPageSize)) {
+  const bool here = target >= 0 && target < static_cast<std::int64_t>(mem::kPageSize);
+  if (here && !looked_up) {
     site.offset = static_cast<std::int32_t>(target);
     if (call)
       hot_.call(ask);
@@ -25,9 +26,11 @@ void Translator::emit_link(std::int64_t target, bool call) {
   // reset with it. The address itself is relative, since the same page may be mapped elsewhere by another process.
   const std::int64_t page = target & ~std::int64_t{0xFFF};
   site.offset = static_cast<std::int32_t>(target & 0xFFF);
-  hot_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
-  hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(page)}, wide_);
-  hot_.store_gs(e_.gs(e_.context_.page_base), kHostR11);
+  if (!here) {
+    hot_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
+    hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(page)}, wide_);
+    hot_.store_gs(e_.gs(e_.context_.page_base), kHostR11);
+  }
   cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   cold_.jmp(e_.stubs_.link_host);
   while (reinterpret_cast<std::uintptr_t>(cold_.at) % 8) cold_.byte(0xCC);
@@ -159,7 +162,7 @@ void Translator::emit_near_call(const Item& item, bool indirect) {
   // Here RET arrives, with the guest's flags spilled.
   hot_.lea(kHostRsp, {kHostRsp, HostAddress::kNone, 0, 8});
   flags_ = Flags::spilled;
-  if (behind == static_cast<std::int64_t>(mem::kPageSize)) {
+  if (behind >= static_cast<std::int64_t>(mem::kPageSize)) {
     // RET has made the page of the return address the current one, which is not the page of this code.
     hot_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
     hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, -static_cast<std::int32_t>(mem::kPageSize)}, wide_);

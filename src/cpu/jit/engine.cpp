@@ -368,7 +368,13 @@ Block* Engine::find_block(bool& fault, bool& global) {
     auto& table = context_.jumps[core_.mmu_index_];
     std::fill(std::begin(table), std::end(table), JumpEntry{invalid_page_, nullptr});
   }
-  if (Block* const block = cache_.find(code, block_key)) return block;
+  Block* block = cache_.find(code, block_key);
+  if (block && block->crosses && !second_page_follows(*block, fault, global)) {
+    if (fault) return nullptr;
+    cache_.forget(code, block_key);
+    block = nullptr;
+  }
+  if (block) return block;
   if (cache_.full()) {
     flush_wanted_ = true;
     return nullptr;
@@ -376,11 +382,21 @@ Block* Engine::find_block(bool& fault, bool& global) {
   forget_beside();
   const PhaseMark phase(phase_, Phase::translation);
   const auto start = std::chrono::steady_clock::now();
-  Block* const block =
-      Translator(*this).translate(*entry->ram, entry->offset, static_cast<unsigned>(linear & 0xFFF), block_key);
+  block =
+      Translator(*this).translate(*entry->ram, entry->offset, static_cast<unsigned>(linear & 0xFFF), block_key, fault);
   statistics_.translation_ns += static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
+  if (block && block->crosses) (void)second_page_follows(*block, fault, global);
   return block;
+}
+
+bool Engine::second_page_follows(const Block& block, bool& fault, bool& global) {
+  const std::uint64_t next = context_.page_base + mem::kPageSize;
+  const Core::ExecEntry* second = nullptr;
+  fault = !core_.fetch_page(core_.code64() ? next : static_cast<std::uint32_t>(next), second);
+  if (fault) return false;
+  global &= second && second->global;
+  return (second ? second->ram->data() + second->offset : nullptr) == block.second_page;
 }
 
 void Engine::empty_cache() {
@@ -622,11 +638,12 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
   Block* const block = self.next_block(global, exit);
   if (!block) return exit;
   ++self.statistics_.links;
+  if (!self.may_link(*block, site.slot != nullptr)) return block->entry;
   self.cache_.link(site, *block);
   if (site.slot) {
     const bool stays = global && core->cpl_ == 0;
     (stays ? self.far_links_ : self.far_links_local_).push_back(&site);
-    self.note_executable(core->s.rip, stays);
+    self.note_executable(core->s.rip, stays, block->crosses);
   }
   return block->entry;
 }
@@ -642,10 +659,10 @@ const std::uint8_t* Engine::glue_indirect(Core* core, void*) {
   Block* const block = self.next_block(global, exit);
   if (!block) return exit;
   const unsigned table = core->mmu_index_;
-  if (core->cpl_ != 0 || global) {
+  if ((core->cpl_ != 0 || global) && self.may_link(*block, true)) {
     const auto low = static_cast<std::uint32_t>(rip);
     self.context_.jumps[table][(low >> kJumpBits ^ low) & (kJumpEntries - 1)] = {rip, block->entry};
-    self.note_executable(rip, core->cpl_ == 0);
+    self.note_executable(rip, core->cpl_ == 0, block->crosses);
   }
   return block->entry;
 }

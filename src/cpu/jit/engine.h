@@ -146,6 +146,9 @@ class Engine final : public interp::CodeEngine, private HostNames {
   std::int32_t return_mark(std::uint32_t key) const;
   /// Null: the interpreter is to go on (or, with fault_ set, an exception). The page's global bit goes to `global`.
   Block* find_block(bool& fault, bool& global);
+  /// Whether the page behind the current one is what the block, which reaches into it, was made of. `fault`: it cannot
+  /// be fetched from. `global` stays only if that page is global too.
+  bool second_page_follows(const Block& block, bool& fault, bool& global);
   bool must_leave() const;
   bool translatable() const;
   std::uint32_t key() const;
@@ -173,7 +176,12 @@ class Engine final : public interp::CodeEngine, private HostNames {
   DataSlot& next_slot(unsigned mmu_index, bool write);
   std::uint32_t& next_heat();
   /// A far link or a jump table leads to this address now.
-  void note_executable(std::uint64_t linear, bool global) { executable_[global].insert(linear >> 12); }
+  void note_executable(std::uint64_t linear, bool global, bool crosses) {
+    executable_[global].insert(linear >> 12);
+    if (crosses) executable_[global].insert((linear >> 12) + 1);
+  }
+  /// What leads to a block that crosses must be reset when a mapping changes, and it must be one that is translated.
+  static bool may_link(const Block& block, bool is_reset) { return !block.crosses || (block.second_page && is_reset); }
 
   interp::Core& core_;
   Context& context_;

@@ -246,6 +246,72 @@ TEST_P(Jit, CheckOfNeighboursDoesNotSurviveAnotherInstructionsFailure) {
   EXPECT_EQ(rax(), 0x1234'5678'9ABCu);
   EXPECT_EQ(core->s.gpr[kRbx], 0x1234'5678'9ABCu);
 }
+/// 4 KiB pages from 4 MiB on: as many as `pages` says, each at a physical address of its own.
+class JitPages : public Jit {
+ protected:
+  static constexpr std::uint64_t kBase = 4 << 20, kFrames = 0x140000;
+  void SetUp() override {
+    Jit::SetUp();
+    if (IsSkipped()) return;
+    long_mode();
+    put<std::uint64_t>(kPd + 2 * 8, kPt | 7);
+    for (unsigned i = 0; i < 512; ++i) put<std::uint64_t>(kPt + i * 8, 0);
+    map(0, 0);
+    map(1, 1);
+    code(kHandlers + 14 * 16, {0xF4});
+    core->s.rip = kBase + 4096 - 4;
+    // again: inc edx; add eax, imm32 across the pages; dec ecx; jnz again; hlt
+    code(kFrames + 4096 - 4, {0xFF, 0xC2, 0x05, 1});
+    for (const unsigned frame : {1u, 2u}) code(kFrames + 4096 * frame, {0, 0, frame, 0xFF, 0xC9, 0x75, 0xF5, 0xF4});
+    rax() = core->s.gpr[kRdx] = 0;
+  }
+  void map(unsigned page, unsigned frame) {
+    put<std::uint64_t>(kPt + page * 8, (kFrames + 4096 * frame) | 7);
+    core->flush_tlb_page(kBase + 4096 * page);
+  }
+};
+TEST_P(JitPages, InstructionAcrossPagesIsTranslated) {
+  core->s.gpr[kRcx] = 1000;
+  run();
+  EXPECT_EQ(rax(), 1000u * 0x0100'0001 % (std::uint64_t{1} << 32));
+  EXPECT_EQ(core->s.gpr[kRdx], 1000u);
+  EXPECT_LE(engine->statistics().slow_accesses, 2u);
+}
+TEST_P(JitPages, InstructionAcrossPagesFollowsAWriteToTheSecond) {
+  core->s.gpr[kRcx] = 10;
+  run();
+  put<std::uint8_t>(kFrames + 4096 + 1, 1);
+  ram->note_write(kFrames + 4096 + 1, 1);
+  rax() = 0;
+  core->s.gpr[kRcx] = 10;
+  core->s.rip = kBase + 4096 - 4;
+  run();
+  EXPECT_EQ(rax(), 10u * 0x0101'0001);
+}
+TEST_P(JitPages, InstructionAcrossPagesFollowsTheMappingOfTheSecond) {
+  for (const unsigned frame : {1u, 2u, 1u}) {
+    map(1, frame);
+    rax() = 0;
+    core->s.gpr[kRcx] = 10;
+    core->s.rip = kBase + 4096 - 4;
+    run();
+    EXPECT_EQ(rax(), 10u * (0x0000'0001 | frame << 24)) << frame;
+  }
+}
+TEST_P(JitPages, InstructionAcrossPagesFaultsOnTheSecond) {
+  core->s.gpr[kRcx] = 10;
+  run();
+  put<std::uint64_t>(kPt + 8, 0);
+  core->flush_tlb_page(kBase + 4096);
+  core->s.gpr[kRdx] = 0;
+  core->s.rip = kBase + 4096 - 4;
+  run();
+  EXPECT_EQ(core->s.gpr[kRdx], 1u);
+  EXPECT_EQ(core->s.cr2, kBase + 4096);
+  EXPECT_EQ(get<std::uint64_t>(core->s.gpr[kRsp] + 8), kBase + 4096 - 2) << "RIP of the frame is the instruction's";
+}
+INSTANTIATE_TEST_SUITE_P(Forms, JitPages, ::testing::Values(0u, EngineOptions{}.heat));
+
 TEST_P(Jit, SameCodeAtTwoAddressesIsTranslatedOnce) {
   long_mode();
   put<std::uint64_t>(kPd + 4 * 8, 0x87);

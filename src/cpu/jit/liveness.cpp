@@ -132,6 +132,32 @@ bool Translator::decode_block(unsigned start) {
   return count_ != 0 || crossing_;
 }
 
+bool Translator::decode_crossing(unsigned start) {
+  const std::uint64_t next = (e_.context_.page_base + mem::kPageSize) & (wide_ ? ~std::uint64_t{0} : 0xFFFFFFFF);
+  const interp::Core::ExecEntry* entry = nullptr;
+  if (!core_.fetch_page(next, entry)) return false;
+  if (!entry) return true;
+  const std::uint8_t* const second = entry->ram->data() + entry->offset;
+  if (!e_.cache_.holds_page(second)) core_.mark_code_page(*entry->ram, entry->offset);
+  const unsigned here = unsigned{mem::kPageSize} - start;
+  Item& item = items_[0];
+  copy_bytes(item.bytes, start);
+  std::memcpy(item.bytes.data() + here, second, item.bytes.size() - here);
+  item.insn = Insn{};
+  if (decode(item.bytes, code_size_, item.insn) != DecodeStatus::ok) return true;
+  item.insn.handler = core_.select_handler(item.insn);
+  item.offset = static_cast<std::uint16_t>(start);
+  item.call = handled_by_call(item.insn);
+  second_ = entry;
+  count_ = 1;
+  end_ = start + item.insn.length;
+  crossing_ = false;
+  // Its operands keep the first form: for another the block would be found by bytes that are not all here.
+  hot_form_ = false;
+  heat_counted_ = true;
+  return true;
+}
+
 Translator::FlagUse Translator::flag_use(const Insn& insn, bool call) const {
   // Exceptions and system instructions show RFLAGS to the guest.
   if (call) return {kAll, 0};

@@ -86,7 +86,7 @@ DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, u
   site.offset = item.offset;
   site.last = static_cast<std::uint8_t>(bytes - 1);
   site.patience = kPatience;
-  site.code = page_ + item.offset;
+  site.code = second_ ? nullptr : page_ + item.offset;
   site.length = item.insn.length;
   site.block = page_ + items_[0].offset;
   site.key = key_;
@@ -150,7 +150,7 @@ bool Translator::must_be_aligned(const Insn& insn) const {
 std::uint8_t* Translator::cold_slow(const Item& item) {
   MemorySite& site = e_.cache_.new_memory_site();
   site.offset = item.offset;
-  site.code = page_ + item.offset;
+  site.code = second_ ? nullptr : page_ + item.offset;
   site.length = item.insn.length;
   open_sites_[open_count_++] = &site;
   std::uint8_t* const start = cold_.at;
@@ -410,7 +410,8 @@ void Translator::emit_count() {
   hot_.store_gs(counter, kHostR11);
 }
 
-Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, unsigned start, std::uint32_t key) {
+Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, unsigned start, std::uint32_t key,
+                             bool& fault) {
   page_ = ram.data() + page_offset;
   code_size_ = core_.code_size_;
   wide_ = code_size_ == CodeSize::bits64;
@@ -421,6 +422,10 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   // The flag goes up before the bytes are read, so that a write in between is noticed.
   if (!e_.cache_.holds_page(page_)) core_.mark_code_page(ram, page_offset);
   if (!decode_block(start)) return nullptr;
+  if (count_ == 0 && !decode_crossing(start)) {
+    fault = true;
+    return nullptr;
+  }
   find_live_flags();
   find_groups();
 
@@ -435,12 +440,18 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   if (e_.count_) emit_count();
   for (unsigned i = 0; i < count_; ++i) emit(items_[i]);
   const bool open = count_ == 0 || !ends_block(items_[count_ - 1]);
-  if (open && crossing_)
+  if (open && crossing_ && count_ == 0) {
     emit_crossing();
-  else if (open)
+  } else if (open && crossing_) {
+    if (items_[count_ - 1].live_out) want_flags();
+    emit_link(end_, false, true);
+  } else if (open)
     emit_exit(end_, items_[count_ - 1].live_out);
   e_.cache_.use(hot_.at, cold_.at);
-  block.bytes = static_cast<std::uint16_t>((crossing_ ? unsigned{mem::kPageSize} : end_) - start);
+  const unsigned here = std::min(crossing_ ? unsigned{mem::kPageSize} : end_, unsigned{mem::kPageSize});
+  block.bytes = static_cast<std::uint16_t>(here - start);
+  block.crosses = second_ || (crossing_ && count_ == 0);
+  if (second_) block.second_page = second_->ram->data() + second_->offset;
   block.looked_at = looked_at_;
   ++e_.statistics_.blocks;
   e_.statistics_.instructions += count_;
@@ -448,9 +459,11 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   e_.statistics_.hot_bytes += static_cast<std::uint64_t>(hot_.at - block.written_entry);
   e_.statistics_.cold_bytes += static_cast<std::uint64_t>(cold_.at - cold_begin);
   if (e_.observer_)
-    e_.tell_observer(block, e_.context_.page_base + start, end_ - start, {block.written_entry, hot_.at},
+    e_.tell_observer(block, e_.context_.page_base + start, std::min(end_, here) - start, {block.written_entry, hot_.at},
                      {cold_begin, cold_.at});
-  return e_.cache_.add(ram, block);
+  Block* const added = e_.cache_.add(ram, block);
+  if (second_) e_.cache_.add_second(*second_->ram, *added, end_ - unsigned{mem::kPageSize});
+  return added;
 }
 
 }  // namespace husk::cpu::jit

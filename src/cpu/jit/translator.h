@@ -27,7 +27,8 @@ class Translator {
   explicit Translator(Engine& engine) : e_(engine), core_(engine.core_) {}
   /// Translates from `start` (offset in the page at `page_offset` of `ram`) on. Null if there is no complete valid
   /// instruction: the interpreter is to try, for its exact faults.
-  Block* translate(mem::RamRegion& ram, std::uint64_t page_offset, unsigned start, std::uint32_t key);
+  /// `fault`: the exception of an instruction whose second page cannot be fetched.
+  Block* translate(mem::RamRegion& ram, std::uint64_t page_offset, unsigned start, std::uint32_t key, bool& fault);
 
  private:
   static constexpr unsigned kMaxInsns = 64;
@@ -73,6 +74,8 @@ class Translator {
   bool decode_block(unsigned start);
   /// The page's bytes from `at` on, as far as they go.
   void copy_bytes(std::array<std::uint8_t, 15>& bytes, unsigned at) const;
+  /// The instruction at `start`, which reaches into the next page. False: its fetch faults.
+  bool decode_crossing(unsigned start);
   void find_live_flags();
   struct FlagUse {
     std::uint16_t read, killed;
@@ -109,7 +112,8 @@ class Translator {
   void emit_interrupt_flag(const Item& item, bool set);
   /// The end of the block, to code at `target` (offset from the page's start; may lie in another page).
   void emit_exit(std::int64_t target, std::uint16_t live);
-  void emit_link(std::int64_t target, bool call);
+  /// `looked_up`: the jump holds only as long as the mapping does, though the target lies in the same page.
+  void emit_link(std::int64_t target, bool call, bool looked_up = false);
   void emit_attention_check(std::int64_t target);
   /// Out of line: leaves translated code, to go on at `target` later.
   void emit_cold_exit(std::int64_t target);
@@ -162,7 +166,8 @@ class Translator {
   unsigned word_ = 8;  ///< bytes of a stack slot
   std::array<Item, kMaxInsns> items_;
   unsigned count_ = 0;
-  bool crossing_ = false;        ///< an instruction that reaches into the next page follows
+  bool crossing_ = false;                            ///< an instruction that reaches into the next page follows
+  const interp::Core::ExecEntry* second_ = nullptr;  ///< the next page, if the block is such an instruction
   unsigned end_ = 0;             ///< offset behind the last instruction
   std::uint64_t looked_at_ = 0;  ///< granules outside the block that decided which flags live
   Flags flags_ = Flags::host;

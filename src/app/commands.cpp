@@ -99,7 +99,7 @@ int command_qemu(const char* program, std::span<const std::string> arguments) {
     case Print::machines:
       put("Supported machines are:\nmicro                husk's small PC (default)\n");
       return printed();
-    case Print::accelerators: put("Accelerators supported by husk:\ntcg\nkvm\n"); return printed();
+    case Print::accelerators: put("Accelerators supported by husk:\ntcg\nkvm\ninterp\n"); return printed();
     case Print::cpus: put(list_cpus()); return printed();
     case Print::devices: put(device_help()); return printed();
     case Print::chardevs: put(chardev_help()); return printed();

@@ -234,7 +234,9 @@ void Machine::request_reset(const char* cause) {
       raise_event(std::move(event));
       return;
     }
-    log_.info("machine reset ({})", cause);
+    // A guest that does nothing but reset must not fill a terminal or a disk.
+    if (resets_told_ < kMostResetsTold)
+      log_.info("machine reset ({}){}", cause, ++resets_told_ == kMostResetsTold ? "; further ones are not shown" : "");
     if (auto done = reset(); !done) {
       MachineEvent event;
       event.kind = MachineEvent::Kind::failed;

@@ -139,6 +139,8 @@ class Machine final : private core::MachineControl {
   std::optional<boot::LoadedGuest> guest_;
   std::atomic<bool> a20_{true};
   bool running_ = false;
+  static constexpr unsigned kMostResetsTold = 20;
+  unsigned resets_told_ = 0;
   bool wanted_running_ = false;  ///< what the owner asked for last; resets and events stop the CPUs without changing it
 
   std::mutex mutex_;

@@ -310,6 +310,13 @@ class Life(Case):
         again = b"\xb0\x50\xe6\x70\xe4\x71\x3c\xa5\x74\x06" + b"\xb0\xa5\xe6\x71" + b"\xeb\x06" + guests.EXIT
         self.qemu(code=again + guests.RESET)
 
+    def test_a_guest_that_only_resets_is_not_shown_for_ever(self):
+        # A counter in the CMOS lets it exit after 60 resets.
+        count = b"\xb0\x50\xe6\x70\xe4\x71\xfe\xc0\xe6\x71\x3c\x3c\x72\x06" + guests.EXIT
+        done = self.qemu(code=count + guests.RESET)
+        self.assertEqual(done.stderr.count(b"machine reset"), 20)
+        self.assertIn(b"further ones are not shown", done.stderr.splitlines()[-1])
+
     def test_statuses_of_husk_run(self):
         for code, options, status in ((guests.RESET, ["--no-reboot"], 4), (guests.TRIPLE_FAULT, [], 8),
                                       (guests.HALT, [], 8), (guests.STOP, ["--timeout", "300ms"], 124),

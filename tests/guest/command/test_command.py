@@ -285,6 +285,13 @@ class Machine(unittest.TestCase):
             self.assertEqual((result[0], result[1]), (0, b"1048576\n"), result[2])
             self.assertEqual(pathlib.Path(image.name).read_bytes()[:6], b"marked")
 
+    def test_closed_streams_do_not_end_up_in_a_disk(self):
+        with tempfile.NamedTemporaryFile() as image:
+            image.truncate(1 << 16)
+            done = subprocess.run(["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', HUSK, "run", kernel(), "--disk", image.name + ",format=raw",
+                                   "--", "sh", "-c", "cat; echo output; echo error >&2"], timeout=TIMEOUT)
+            self.assertEqual((done.returncode, pathlib.Path(image.name).read_bytes()), (0, bytes(1 << 16)))
+
     def test_network_is_set_up(self):
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):

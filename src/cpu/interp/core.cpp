@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "cpu/interp/block_cache.h"
+#include "mem/guest_bytes.h"
 
 namespace husk::cpu::interp {
 
@@ -371,7 +372,7 @@ bool Core::fetch_bytes(std::uint64_t linear, std::uint8_t* bytes, unsigned count
     const ExecEntry* entry;
     if (!fetch_page(at, entry)) return false;
     if (entry) {
-      std::memcpy(bytes + got, entry->ram->data() + entry->offset + (at & 0xFFF), piece);
+      mem::copy_guest_bytes(bytes + got, entry->ram->data() + entry->offset + (at & 0xFFF), piece);
     } else {
       Translation t;
       if (!translate(at, AccessKind::execute, cpl_ == 3, t)) return false;

@@ -3,6 +3,7 @@
 
 #include "cpu/interp/block_cache.h"
 #include "cpu/interp/core.h"
+#include "mem/guest_bytes.h"
 
 namespace husk::cpu::interp {
 
@@ -108,9 +109,9 @@ bool Core::physical_access(std::uint64_t gpa, std::uint8_t* data, unsigned size,
   if (target.ram && target.length >= size) {
     std::uint8_t* const host = target.ram->data() + target.offset;
     if (kind != AccessKind::write) {
-      std::memcpy(data, host, size);
+      mem::copy_guest_bytes(data, host, size);
     } else if (target.writable) {
-      std::memcpy(host, data, size);
+      mem::copy_guest_bytes(host, data, size);
       target.ram->note_write(target.offset, size);
     }
     return true;
@@ -143,11 +144,11 @@ bool Core::access_linear(std::uint64_t linear, std::uint8_t* data, unsigned size
     const TlbEntry& entry = tlb_[mmu_index_for(user)][tlb_index(linear)];
     const std::uint64_t tag = (linear & ~std::uint64_t{0xFFF}) | pcid_;
     if (kind != AccessKind::write && entry.read_tag == tag) {
-      std::memcpy(data, reinterpret_cast<const void*>(entry.addend + linear), size);
+      mem::copy_guest_bytes(data, reinterpret_cast<const void*>(entry.addend + linear), size);
       return true;
     }
     if (kind == AccessKind::write && entry.write_tag == tag) {
-      std::memcpy(reinterpret_cast<void*>(entry.addend + linear), data, size);
+      mem::copy_guest_bytes(reinterpret_cast<void*>(entry.addend + linear), data, size);
       return true;
     }
   }

@@ -3,6 +3,7 @@
 
 #include "cpu/interp/operands.h"
 #include "cpu/sem.h"
+#include "mem/guest_bytes.h"
 
 namespace husk::cpu::interp {
 namespace {
@@ -92,9 +93,9 @@ Flow movs(Core& core, const Insn& insn) {
     const std::size_t bytes = elements * N;
     // An overlap with the destination ahead replicates a pattern element by element, which memmove would not.
     if (to > from && to < from + bytes) {
-      for (std::size_t at = 0; at < bytes; at += N) std::memcpy(to + at, from + at, N);
+      for (std::size_t at = 0; at < bytes; at += N) mem::copy_guest_bytes(to + at, from + at, N);
     } else {
-      std::memmove(to, from, bytes);
+      mem::move_guest_bytes_down(to, from, bytes);
     }
     r.advance_source(bytes);
     r.advance_destination(bytes);
@@ -115,11 +116,11 @@ Flow stos(Core& core, const Insn& insn) {
     std::uint8_t* const to = window<N>(core, insn, kEs, r.destination(), AccessKind::write, elements);
     if (!to) return 0;
     if constexpr (N == 1) {
-      std::memset(to, value, elements);
+      mem::fill_guest_bytes(to, value, elements);
     } else {
       std::uint8_t wire[N];
       store_le<Uint<N>>(wire, value);
-      for (std::uint64_t i = 0; i < elements; ++i) std::memcpy(to + i * N, wire, N);
+      for (std::uint64_t i = 0; i < elements; ++i) mem::copy_guest_bytes(to + i * N, wire, N);
     }
     r.advance_destination(elements * N);
     return elements;

@@ -76,6 +76,10 @@ class SoftVcpu final : public Vcpu {
     core_.on_page_forgotten(
         [this](mem::RamRegion& ram, std::uint64_t offset) { accel_.code_page_forgotten(*this, ram, offset); });
     core_.on_sole_holder([this](mem::RamRegion& ram, std::uint64_t offset) { return accel_.sole_holder(*this, ram, offset); });
+    core_.on_split_lock([this](const std::function<void()>& work) {
+      const std::lock_guard lock(accel_.split_mutex_);
+      work();
+    });
     // A spinning CPU waits for one that may have no host CPU to run on.
     core_.on_spin([this] {
       if (accel_.vcpus_.size() > 1) std::this_thread::yield();

@@ -67,6 +67,7 @@ class SoftAccel final : public Accelerator {
   SoftAccelDeps deps_;
   Turn turn_;
   std::mutex vcpus_mutex_;
+  std::mutex split_mutex_;  ///< held for a locked access to two pages
   std::vector<SoftVcpu*> vcpus_;
   std::vector<mem::RamRegion*> regions_;
   std::mutex holders_mutex_;

@@ -333,7 +333,11 @@ Flow Core::run_block() {
     while (count < BlockCache::kMaxInsns && bytes < room) {
       Insn& insn = insns[count];
       insn = Insn{};
-      const DecodeStatus status = decode({code + bytes, std::min(room - bytes, 15u)}, code_size_, insn);
+      // A copy: another CPU may write there while the decoder looks, and looks again.
+      std::array<std::uint8_t, 15> copy;
+      const std::size_t most = std::min(room - bytes, 15u);
+      std::memcpy(copy.data(), code + bytes, most);
+      const DecodeStatus status = decode({copy.data(), most}, code_size_, insn);
       if (status != DecodeStatus::ok) break;
       insn.handler = select_handler(insn);
       bytes += insn.length;

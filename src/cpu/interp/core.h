@@ -444,6 +444,10 @@ class Core final : public core::CpuPins {
   }
   /// Granules (mem::granules_of) of a page of RAM that instructions were decoded from.
   std::uint64_t decoded_granules(const std::uint8_t* host_page) const;
+  /// Does the work of a locked access to two pages that are not neighbours in RAM, one such at a time on all CPUs.
+  void on_split_lock(std::function<void(const std::function<void()>& work)> one_at_a_time) {
+    split_lock_ = std::move(one_at_a_time);
+  }
   /// Called now and then while the guest waits in a loop (PAUSE).
   void on_spin(std::function<void()> told) { spinning_ = std::move(told); }
   void note_pause() {
@@ -526,7 +530,9 @@ class Core final : public core::CpuPins {
   bool store_slow(unsigned seg, std::uint64_t ea, const std::uint8_t* data, unsigned size);
   bool modify_slow(unsigned seg, std::uint64_t ea, unsigned size, bool locked,
                    const std::function<std::uint64_t(std::uint64_t)>& change);
-  /// Atomic against other CPUs. False if the bytes are not aligned in RAM: nothing was done.
+  /// The host's address of bytes of one page, if they are RAM that may be written. Null: or a fault was recorded.
+  std::uint8_t* writable_ram(std::uint64_t linear, unsigned size, mem::Target& target);
+  /// Atomic against other CPUs. False if the bytes are not in RAM, or the host cannot: nothing was done.
   bool exchange_locked(std::uint64_t linear, unsigned size, const std::function<std::uint64_t(std::uint64_t)>& change);
   bool aligned_or_fault(unsigned seg, std::uint64_t ea, std::size_t size);
   /// Segment checks (limit, type, null, canonical) and alignment check; gives the linear address. False: fault recorded.
@@ -565,6 +571,7 @@ class Core final : public core::CpuPins {
   std::function<void(mem::RamRegion&, std::uint64_t)> code_page_marked_, late_drop_, page_forgotten_;
   std::function<bool(mem::RamRegion&, std::uint64_t)> sole_holder_;
   std::function<void()> spinning_;
+  std::function<void(const std::function<void()>&)> split_lock_;
   unsigned pauses_ = 0;
   /// What other threads ask about pages of RAM.
   struct PageRequest {

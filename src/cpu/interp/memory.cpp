@@ -221,8 +221,8 @@ bool Core::modify_slow(unsigned seg, std::uint64_t ea, unsigned size, bool locke
   if (!segment_access(seg, ea, size, AccessKind::write, linear) ||
       !access_linear(linear, raw, size, AccessKind::read, cpl_ == 3))
     return false;
-  // A locked access must be one access to the other CPUs too, where the host can make one. Split or MMIO accesses that
-  // are locked are not atomic here.
+  // A locked access must be one access to the other CPUs too, where the host can make one. MMIO accesses that are
+  // locked are not atomic here.
   if (!(locked && exchange_locked(linear, size, change))) {
     store_le<std::uint64_t>(raw, change(load_le<std::uint64_t>(raw)));
     if (!access_linear(linear, raw, size, AccessKind::write, cpl_ == 3)) return false;
@@ -234,40 +234,103 @@ bool Core::modify_slow(unsigned seg, std::uint64_t ea, unsigned size, bool locke
   return true;
 }
 
+namespace {
+/// Replaces *at by change(*at) in one access for all CPUs of the host. `at` may be misaligned, on x86 only.
+template <class T>
+void exchange_at(std::uint8_t* at, const std::function<std::uint64_t(std::uint64_t)>& change) {
+#if defined(__x86_64__)
+  T old;
+  std::memcpy(&old, at, sizeof old);
+  for (bool done = false; !done;) {
+    const T value = static_cast<T>(change(old));
+    asm volatile("lock cmpxchg %[value], %[at]"
+                 : [at] "+m"(*reinterpret_cast<char(*)[sizeof(T)]>(at)), "+a"(old), "=@ccz"(done)
+                 : [value] "q"(value)
+                 : "memory");
+  }
+#else
+  T* const aligned = reinterpret_cast<T*>(at);
+  T old = __atomic_load_n(aligned, __ATOMIC_SEQ_CST);
+  while (!__atomic_compare_exchange_n(aligned, &old, static_cast<T>(change(old)), false, __ATOMIC_SEQ_CST,
+                                      __ATOMIC_SEQ_CST)) {
+  }
+#endif
+}
+}  // namespace
+
+std::uint8_t* Core::writable_ram(std::uint64_t linear, unsigned size, mem::Target& target) {
+  std::uint64_t gpa;
+  if (!translate_cached(linear, AccessKind::write, cpl_ == 3, gpa)) return nullptr;
+  target = deps_.memory.find(gpa & a20_mask_);
+  if (!target.ram || !target.writable || target.length < size) return nullptr;
+  return target.ram->data() + target.offset;
+}
+
 bool Core::exchange_locked(std::uint64_t linear, unsigned size, const std::function<std::uint64_t(std::uint64_t)>& change) {
   if constexpr (std::endian::native != std::endian::little) return false;
-  std::uint64_t gpa;
-  if (linear % size != 0 || !translate_cached(linear, AccessKind::write, cpl_ == 3, gpa)) return false;
-  const mem::Target target = deps_.memory.find(gpa & a20_mask_);
-  if (!target.ram || !target.writable || target.length < size) return false;
-  std::uint8_t* const host = target.ram->data() + target.offset;
-  const auto loop = [&]<class T>(T*) {
-    T* const at = reinterpret_cast<T*>(host);
-    T old = __atomic_load_n(at, __ATOMIC_SEQ_CST);
-    while (!__atomic_compare_exchange_n(at, &old, static_cast<T>(change(old)), false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+#if !defined(__x86_64__)
+  // There CPUs take turns: nobody can come in between.
+  if (linear % size != 0) return false;
+#endif
+  const unsigned first = std::min(size, static_cast<unsigned>(mem::kPageSize - linear % mem::kPageSize));
+  mem::Target low, high;
+  std::uint8_t* const at = writable_ram(linear, first, low);
+  if (!at) return false;
+  std::uint8_t* const rest = first == size ? at + first : writable_ram((linear + first) & linear_mask_, size - first, high);
+  if (!rest) return false;
+  if (rest == at + first) {
+    switch (size) {
+      case 1: exchange_at<std::uint8_t>(at, change); break;
+      case 2: exchange_at<std::uint16_t>(at, change); break;
+      case 4: exchange_at<std::uint32_t>(at, change); break;
+      default: exchange_at<std::uint64_t>(at, change); break;
     }
-  };
-  switch (size) {
-    case 1: loop(static_cast<std::uint8_t*>(nullptr)); break;
-    case 2: loop(static_cast<std::uint16_t*>(nullptr)); break;
-    case 4: loop(static_cast<std::uint32_t*>(nullptr)); break;
-    default: loop(static_cast<std::uint64_t*>(nullptr)); break;
+  } else {
+    // No instruction of the host reaches both pages. Such accesses exclude each other, if nothing else.
+    if (!split_lock_) return false;
+    split_lock_([&] {
+      std::uint8_t raw[8] = {};
+      std::memcpy(raw, at, first);
+      std::memcpy(raw + first, rest, size - first);
+      store_le<std::uint64_t>(raw, change(load_le<std::uint64_t>(raw)));
+      std::memcpy(at, raw, first);
+      std::memcpy(rest, raw + first, size - first);
+    });
   }
-  target.ram->note_write(target.offset, size);
+  low.ram->note_write(low.offset, first);
+  if (first != size) high.ram->note_write(high.offset, size - first);
   return true;
 }
 
-bool Core::modify128(unsigned seg, std::uint64_t ea, bool,
+bool Core::modify128(unsigned seg, std::uint64_t ea, bool locked,
                      const std::function<std::array<std::uint64_t, 2>(std::array<std::uint64_t, 2>)>& change) {
   std::uint64_t linear;
   std::uint8_t raw[16];
   if (!probe(seg, ea, 16, AccessKind::write) || !segment_access(seg, ea, 16, AccessKind::write, linear) ||
       !access_linear(linear, raw, 16, AccessKind::read, cpl_ == 3))
     return false;
-  const auto value = change({load_le<std::uint64_t>(raw), load_le<std::uint64_t>(raw + 8)});
-  store_le<std::uint64_t>(raw, value[0]);
-  store_le<std::uint64_t>(raw + 8, value[1]);
-  if (!access_linear(linear, raw, 16, AccessKind::write, cpl_ == 3)) return false;
+  std::array<std::uint64_t, 2> old{load_le<std::uint64_t>(raw), load_le<std::uint64_t>(raw + 8)};
+  bool done = false;
+#if defined(__x86_64__)
+  // With an engine the other CPUs run meanwhile, and theirs is the host's own instruction.
+  mem::Target target;
+  if (std::uint8_t* const at = locked && engine_ ? writable_ram(linear, 16, target) : nullptr) {
+    while (!done) {
+      const auto value = change(old);
+      asm volatile("lock cmpxchg16b %[at]"
+                   : [at] "+m"(*reinterpret_cast<char(*)[16]>(at)), "+a"(old[0]), "+d"(old[1]), "=@ccz"(done)
+                   : "b"(value[0]), "c"(value[1])
+                   : "memory");
+    }
+    target.ram->note_write(target.offset, 16);
+  }
+#endif
+  if (!done) {
+    const auto value = change(old);
+    store_le<std::uint64_t>(raw, value[0]);
+    store_le<std::uint64_t>(raw + 8, value[1]);
+    if (!access_linear(linear, raw, 16, AccessKind::write, cpl_ == 3)) return false;
+  }
   if (watch_active_) [[unlikely]]
     check_watch(linear, 16, AccessKind::write);
   return true;

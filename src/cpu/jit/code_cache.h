@@ -35,6 +35,8 @@ struct Block {
 /// An instruction that the interpreter's handler does from inside translated code.
 struct CallSite {
   Insn insn;
+  std::uint32_t key = 0;                 ///< of its block
+  bool keeps_mode = false;               ///< nothing that the key depends on is changed by it
   std::uint16_t offset = 0;              ///< of the instruction in its page
   const std::uint8_t* resume = nullptr;  ///< running address of what follows
 };

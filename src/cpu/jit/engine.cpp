@@ -486,10 +486,27 @@ Block* Engine::next_block(bool& global, const std::uint8_t*& exit) {
 }
 
 const std::uint8_t* Engine::dispatch() {
+  const std::uint64_t rip = core_.s.rip;
+  const unsigned table = core_.mmu_index_;
+  const auto low = static_cast<std::uint32_t>(rip);
+  JumpEntry& entry = context_.jumps[table][(low >> kJumpBits ^ low) & (kJumpEntries - 1)];
+  if (entry.rip == rip && !single_block_ && !must_leave() && jump_keys_[table] == key()) {
+    context_.reload_vectors = context_.reload_x87 = 0;
+    if (mapping_changed_) context_.stack_pointer = context_.return_stack;
+    mapping_changed_ = slots_changed_ = core_.leave_block_ = false;
+    context_.page_base = align_down(rip, mem::kPageSize);
+    give_state();
+    return entry.host;
+  }
   bool global = false;
   const std::uint8_t* exit = nullptr;
   Block* const block = next_block(global, exit);
-  return block ? block->entry : exit;
+  if (!block) return exit;
+  if ((core_.cpl_ != 0 || global) && may_link(*block, true)) {
+    entry = {rip, block->entry};
+    note_executable(rip, core_.cpl_ == 0, block->crosses);
+  }
+  return block->entry;
 }
 
 const std::uint8_t* Engine::after_instruction(Flow flow, unsigned length, const std::uint8_t* resume) {
@@ -512,10 +529,10 @@ const std::uint8_t* Engine::glue_call(Core* core, void* site_pointer) {
   ++self.statistics_.calls_of[site.insn.form];
   self.take_state();
   core->s.rip = self.context_.page_base + site.offset;
-  const std::uint32_t key = self.key();
   const Flow flow = site.insn.handler(*core, site.insn);
   // Code for another mode must not go on here.
-  return self.after_instruction(flow, site.insn.length, key == self.key() ? site.resume : nullptr);
+  const bool same = site.keeps_mode || site.key == self.key();
+  return self.after_instruction(flow, site.insn.length, same ? site.resume : nullptr);
 }
 
 const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
@@ -653,18 +670,8 @@ const std::uint8_t* Engine::glue_indirect(Core* core, void*) {
   const PhaseMark phase(self.phase_, Phase::look_up);
   ++self.statistics_.lookups;
   self.take_state();
-  const std::uint64_t rip = core->s.rip = self.context_.jump_target;
-  bool global = false;
-  const std::uint8_t* exit = nullptr;
-  Block* const block = self.next_block(global, exit);
-  if (!block) return exit;
-  const unsigned table = core->mmu_index_;
-  if ((core->cpl_ != 0 || global) && self.may_link(*block, true)) {
-    const auto low = static_cast<std::uint32_t>(rip);
-    self.context_.jumps[table][(low >> kJumpBits ^ low) & (kJumpEntries - 1)] = {rip, block->entry};
-    self.note_executable(rip, core->cpl_ == 0, block->crosses);
-  }
-  return block->entry;
+  core->s.rip = self.context_.jump_target;
+  return self.dispatch();
 }
 
 }  // namespace husk::cpu::jit

@@ -348,6 +348,9 @@ void Translator::emit_copy(const Item& item) {
 void Translator::emit_call(const Item& item) {
   CallSite& site = e_.cache_.new_call_site();
   site.insn = item.insn;
+  site.key = key_;
+  const Form& form = forms()[item.insn.form];
+  site.keeps_mode = (form.attributes & (kAttrRep | kAttrRepCond)) || form.sem == Sem::rdtsc || form.sem == Sem::cpuid;
   site.offset = item.offset;
   hot_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   hot_.jmp(flags_ == Flags::host ? e_.stubs_.call_host : e_.stubs_.call_spilled);

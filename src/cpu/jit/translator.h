@@ -55,8 +55,8 @@ class Translator {
   struct Item {
     Insn insn;
     std::array<Access, 2> accesses;
-    /// The instruction and more, read once: another CPU may write the guest's memory meanwhile, and what is emitted must
-    /// be what was decoded.
+    /// The instruction and more, read once: another CPU may write the guest's memory meanwhile, and what is emitted
+    /// must be what was decoded.
     std::array<std::uint8_t, 15> bytes;
     std::uint16_t offset;
     bool call;              ///< by the interpreter's handler
@@ -168,8 +168,8 @@ class Translator {
   unsigned count_ = 0;
   bool crossing_ = false;                            ///< an instruction that reaches into the next page follows
   const interp::Core::ExecEntry* second_ = nullptr;  ///< the next page, if the block is such an instruction
-  unsigned end_ = 0;             ///< offset behind the last instruction
-  std::uint64_t looked_at_ = 0;  ///< granules outside the block that decided which flags live
+  unsigned end_ = 0;                                 ///< offset behind the last instruction
+  std::uint64_t looked_at_ = 0;                      ///< granules outside the block that decided which flags live
   Flags flags_ = Flags::host;
   bool x87_known_ = false;
   bool vectors_known_ = false;  ///< resident for sure

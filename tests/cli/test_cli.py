@@ -603,6 +603,14 @@ class Names(Case):
             self.assertIn(given.encode(), done.stderr)
 
 
+def mapped(*words):
+    def run(option):
+        child = subprocess.Popen([HUSK, *words, option], stderr=subprocess.DEVNULL)
+        assert child.wait(SECONDS) == 33
+        os.unlink(f"/tmp/perf-{child.pid}.map")
+    return run
+
+
 class Help(Case):
     """Every option that a help text names works as it says it is written."""
 
@@ -656,7 +664,8 @@ class Help(Case):
             "--gdb": (with_rom, ["unix:" + self.path("gdb")]),
             "--paused": (alone(*machine, "--gdb", "unix:" + self.path("g"), "--timeout", "1ms", "--console", "null",
                                status=124), []),
-            "--trace": (with_rom, ["io"]), "--guest-errors": (with_rom, []), "--log": (with_rom, [self.path("log")]),
+            "--perf-map": (mapped("run", "--accel", "jit", "--console", "null", "--bios", rom, *exit_device), []),
+            "--stats": (with_rom, []), "--trace": (with_rom, ["io"]), "--guest-errors": (with_rom, []), "--log": (with_rom, [self.path("log")]),
         }
         for name, value in (("rw", "/tmp"), ("share", "/tmp:/mnt"), ("overlay", "/tmp"), ("pass-env", "all"),
                             ("cwd", "/"), ("root-user", None), ("modules", "/tmp"), ("verbose", None)):
@@ -719,6 +728,7 @@ class Help(Case):
             "-action": (plain, ["reboot=shutdown"]), "-rtc": (plain, ["base=utc,clock=vm"]), "-S": (waits, []),
             "-gdb": (plain, ["unix:" + self.path("gdb")]), "-s": (plain, []), "-d": (plain, ["int,cpu,exec"]),
             "-D": (plain, [self.path("log")]), "-pidfile": (plain, [self.path("pid")]), "-sandbox": (plain, ["off"]),
+            "-perfmap": (mapped("qemu", "-accel", "tcg", "-display", "none", "-bios", rom, *EXIT_DEVICE), []),
         }
         listed = re.findall(r"(?m)^(-[A-Za-z-]+)", self.husk("qemu", "-help").stdout.decode())
         self.check(listed, samples, lambda option, run, values: run(option, *values))

@@ -262,12 +262,11 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   std::uint8_t* const unaligned = e.jcc_forward(kNotZero);
   e.rm(0x8B, kHostRdx, site(offsetof(MemorySite, slot)));
   e.rr(0x03, kHostR10, kHostRcx);  // the linear address again
-  // A walk from page to page is what slots are good at: it does not count as wandering.
+  // A walk from page to page is what slots are good at: it does not count as wandering. To and fro, as a stack goes, does.
   e.mov(kHostRax, kHostRcx);
   e.rm(0x2B, kHostRax, {kHostRdx, HostAddress::kNone, 0, 0});
-  e.alu_imm(0, kHostRax, 4096);
-  e.alu_imm(7, kHostRax, 8192);
-  std::uint8_t* const far = e.jcc_short(kAbove);
+  e.alu_imm(7, kHostRax, 4096);
+  std::uint8_t* const far = e.jcc_short(kNotZero);
   e.rm(0x83, 0, site(offsetof(MemorySite, patience)), false);  // add dword, 1
   e.byte(1);
   e.bind_short(far);

@@ -1,6 +1,7 @@
 // husk: what the guest has open of a shared tree
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -18,6 +19,8 @@ struct OpenFile {
   NodeId node = 0;
   std::uint32_t flags = 0;  ///< as the guest gave them to open(2)
   bool directory = false;
+  /// The file system cannot tell whether a read would wait, but none of it ever does: it is all in memory.
+  std::atomic<bool> in_memory = false;
 
   /// Directories: what was read of the host and not passed on yet.
   std::mutex mutex;

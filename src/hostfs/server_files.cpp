@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -63,6 +64,14 @@ class Vector {
   std::size_t used_ = 0, first_ = 0;
   std::uint64_t bytes_ = 0;
 };
+
+/// Whether it is on tmpfs or ramfs (linux/magic.h).
+bool is_in_memory(int fd) {
+  struct statfs system{};
+  if (::fstatfs(fd, &system) != 0) return false;
+  const auto magic = static_cast<std::uint32_t>(system.f_type);
+  return magic == 0x01021994 || magic == 0x858458f6;
+}
 
 bool is_position(std::uint64_t offset, std::uint64_t length) {
   return offset <= INT64_MAX && length <= INT64_MAX - offset;
@@ -241,9 +250,13 @@ int Server::Impl::read(Call& call) {
   Vector into(call.out, fuse::kOutHeader, size);
   std::uint64_t done = 0;
   while (into.bytes()) {
-    const ssize_t count =
-        ::preadv2(fd, into.data(), into.count(), static_cast<off_t>(offset + done), call.may_block ? 0 : RWF_NOWAIT);
+    const ssize_t count = ::preadv2(fd, into.data(), into.count(), static_cast<off_t>(offset + done),
+                                    call.may_block || (*file)->in_memory ? 0 : RWF_NOWAIT);
     if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && !call.may_block && errno == EOPNOTSUPP && !(*file)->in_memory && is_in_memory(fd)) {
+      (*file)->in_memory = true;
+      continue;
+    }
     if (count < 0 && !call.may_block && (errno == EAGAIN || errno == EOPNOTSUPP)) return kLater;
     if (count < 0) {
       if (done) break;

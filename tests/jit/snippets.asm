@@ -199,6 +199,11 @@ SNIPPET "memory/several of one structure"
   mov rdx, [rdi+16]
   mov [rdi+24], rax
 END
+SNIPPET "memory/constants of one page, relative to RIP"
+  movsd xmm0, [rel $+0x100]
+  mulsd xmm0, [rel $+0x228]
+  andps xmm0, [rel $+0x410]
+END
 SNIPPET "memory/stack frame"
   mov rax, [rsp+8]
   mov [rsp+16], rax

@@ -50,6 +50,7 @@ Statistics jit_statistics(const jit::Engine& engine, const cpu::interp::Core& co
   put("translation/guest code", s.guest_bytes, bytes);
   put("translation/host code", s.hot_bytes, bytes);
   put("translation/host code out of line", s.cold_bytes, bytes);
+  put("translation/blocks made anew, they run often", s.heated);
   put("translation/time", s.translation_ns, nanoseconds);
   put("code cache/in use", engine.code_bytes(), bytes);
   put("code cache/emptied", s.flushes);
@@ -72,6 +73,7 @@ Statistics jit_statistics(const jit::Engine& engine, const cpu::interp::Core& co
   put("jumps/indirect ones not in the table", s.lookups);
   put("memory/slot misses", hot.slot_misses);
   put("memory/table misses", hot.table_misses);
+  put("memory/misses that the page tables answer", s.misses);
   put("memory/page walks", core.page_walks());
   put("memory/operands that wander", s.wandering);
   put("memory/address space changes", s.spaces);

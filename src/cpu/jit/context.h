@@ -105,14 +105,14 @@ struct MemorySite {
   std::uint32_t patience;               ///< misses until another form is tried
   std::uint32_t align_mask;             ///< alignment that the instruction demands, less 1
   std::uint16_t offset;                 ///< of the instruction in its page
-  std::uint8_t last;                    ///< bytes - 1
+  std::uint16_t last;                   ///< bytes - 1
   const std::uint8_t* code;             ///< host address of the guest instruction
   const std::uint8_t* block;            ///< and of its block's first
   std::uint32_t key;                    ///< of the block
   const Insn* insn;                     ///< decoded, once it was needed
   std::uint8_t length;                  ///< of the instruction in bytes
   std::uint8_t failures = 0;            ///< of a check for several operands, for which nothing can be done
-  std::uint8_t own = 0;                 ///< where in the span of a check for several operands its own begins
+  std::uint16_t own = 0;                ///< where in the span of a check for several operands its own begins
   bool leads = false;                   ///< the check is for several operands
   bool write = false;                   ///< the check is for writing
   bool writes = false;                  ///< the access itself does, whatever the check is for

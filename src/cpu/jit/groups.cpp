@@ -8,6 +8,8 @@
 namespace husk::cpu::jit {
 namespace {
 
+constexpr std::int64_t kFar = std::int64_t{1} << 30;  ///< sums of two displacements below it fit in 32 bits
+
 constexpr std::uint32_t bit(unsigned reg) { return std::uint32_t{1} << reg; }
 
 /// What the instruction adds to a 64-bit register, if that is all it does to it.
@@ -63,13 +65,22 @@ void Translator::find_accesses(Item& item) const {
   // Whatever needs more than base and displacement keeps a check of its own.
   const auto operand = [&](unsigned bytes, bool write) {
     Access& access = item.accesses[count++];
-    const bool plain =
-        wide_ && insn.addr_size == 8 && insn.index == kNoRegister && insn.base < 16 && insn.segment < kFs;
-    if (plain) access = {insn.base, write, static_cast<std::uint8_t>(bytes), insn.disp};
+    if (!wide_ || insn.addr_size != 8 || insn.index != kNoRegister || insn.segment >= kFs) return;
+    const auto size = static_cast<std::uint8_t>(bytes);
+    if (insn.base == kRipBase) {
+      // Where it lies in which page is known here, and so whether it is aligned.
+      const std::int64_t place = std::int64_t{item.offset} + insn.length + insn.disp;
+      const bool inside = (static_cast<std::uint64_t>(place) & 0xFFF) + bytes <= mem::kPageSize;
+      const bool aligned = !must_be_aligned(insn) || static_cast<std::uint64_t>(place) % bytes == 0;
+      if (inside && aligned && std::abs(place) < kFar)
+        access = {kRipBase, write, size, static_cast<std::int32_t>(place)};
+    } else if (insn.base < 16 && !must_be_aligned(insn)) {
+      access = {insn.base, write, size, insn.disp};
+    }
   };
   switch (plan.way) {
     case Way::copy:
-      if (insn.memory && !must_be_aligned(insn)) operand(memory_bytes(plan.memory_size, insn), plan.rm_written);
+      if (insn.memory) operand(memory_bytes(plan.memory_size, insn), plan.rm_written);
       break;
     case Way::div:
     case Way::idiv:
@@ -94,15 +105,35 @@ void Translator::find_accesses(Item& item) const {
   }
 }
 
+bool Translator::may_lead(const Item& item) const {
+  return group_count_ < kMaxGroups && !e_.ungrouped_.contains(page_ + item.offset);
+}
+
+void Translator::lead(Access& access) {
+  access.leads = true;
+  access.offset = access.disp;
+  access.number = static_cast<std::uint8_t>(group_count_);
+  groups_[group_count_++] = {access.disp, access.disp + access.bytes, access.write, nullptr};
+}
+
+void Translator::join(Access& access, Access& first, std::int64_t offset, std::int64_t low, std::int64_t high) {
+  Group& group = groups_[first.number];
+  group.low = static_cast<std::int32_t>(low);
+  group.high = static_cast<std::int32_t>(high);
+  group.write |= access.write;
+  first.group = access.group = first.number;
+  access.offset = static_cast<std::int32_t>(offset);
+}
+
 void Translator::find_groups() {
   constexpr std::int64_t kReach = 256;  // bytes that a group spans: the more, the more often it leaves its page
-  constexpr std::int64_t kFar = std::int64_t{1} << 30;
   struct Open {
-    std::uint8_t group = Access::kNoGroup;
     std::int64_t moved = 0;  // by the base register since the group's first access
     Access* first = nullptr;
   };
   std::array<Open, 16> open{};
+  std::array<Access*, 4> constants{};  // leaders in the pages that were last named relative to RIP
+  unsigned next_constant = 0;
   group_count_ = 0;
   for (unsigned i = 0; i < count_; ++i) {
     Item& item = items_[i];
@@ -110,36 +141,39 @@ void Translator::find_groups() {
     if (item.call) {
       // Whatever it does to mappings is looked at before the next operand.
       open = {};
+      constants = {};
       continue;
     }
     find_accesses(item);
     if (!wide_) continue;
     for (Access& access : item.accesses) {
       if (access.base == kNoRegister) continue;
-      Open& current = open[access.base];
-      const std::int64_t offset = current.moved + access.disp;
-      if (current.first) {
-        Group& group = groups_[current.group];
+      const bool constant = access.base == kRipBase;
+      Access* first = nullptr;
+      std::int64_t offset = access.disp;
+      if (constant) {
+        for (Access* other : constants)
+          if (other && other->disp >> 12 == access.disp >> 12) first = other;
+      } else if (const Open& current = open[access.base]; std::abs(current.moved) < kFar) {
+        first = current.first;
+        offset += current.moved;
+      }
+      if (first) {
+        const Group& group = groups_[first->number];
         const std::int64_t low = std::min<std::int64_t>(group.low, offset);
         const std::int64_t high = std::max<std::int64_t>(group.high, offset + access.bytes);
-        if (high - low <= kReach && std::abs(current.moved) < kFar) {
-          group.low = static_cast<std::int32_t>(low);
-          group.high = static_cast<std::int32_t>(high);
-          group.write |= access.write;
-          current.first->group = access.group = current.group;
-          access.offset = static_cast<std::int32_t>(offset);
+        if (constant || high - low <= kReach) {
+          join(access, *first, offset, low, high);
           continue;
         }
       }
-      current = {};
-      // Within 32 bits whatever is added to them here.
-      if (std::abs(std::int64_t{access.disp}) >= kFar) continue;
-      const std::uint8_t* const code = page_ + item.offset;
-      if (group_count_ == kMaxGroups || e_.ungrouped_.contains(code)) continue;
-      current = {static_cast<std::uint8_t>(group_count_), 0, &access};
-      access.leads = true;
-      access.offset = access.disp;
-      groups_[group_count_++] = {access.disp, access.disp + access.bytes, access.write, nullptr};
+      if (!constant) open[access.base] = {};
+      if (std::abs(std::int64_t{access.disp}) >= kFar || !may_lead(item)) continue;
+      lead(access);
+      if (constant)
+        constants[next_constant++ % constants.size()] = &access;
+      else
+        open[access.base].first = &access;
     }
     const FormPlan& plan = e_.plans_[item.insn.form];
     if (plan.way == Way::push_reg || plan.way == Way::push_imm || plan.way == Way::push_rm) open[kRsp].moved -= word_;
@@ -156,8 +190,14 @@ void Translator::find_groups() {
 
 // ---- emission ----
 
-void Translator::emit_based(unsigned to, unsigned base, std::int32_t disp) {
-  const unsigned host = value_of(base, to);
+unsigned Translator::base_of(const Access& access, unsigned spare) {
+  if (access.base != kRipBase) return value_of(access.base, spare);
+  hot_.load_gs(spare, e_.gs(e_.context_.page_base));
+  return spare;
+}
+
+void Translator::emit_based(unsigned to, const Access& access, std::int32_t disp) {
+  const unsigned host = base_of(access, to);
   if (disp == 0)
     hot_.mov(to, host, wide_);
   else
@@ -168,10 +208,10 @@ void Translator::emit_operand(const Item& item, unsigned which, unsigned bytes, 
   const Access& access = item.accesses[which];
   if (access.group == Access::kNoGroup) {
     free_flags(item.live_in);
-    if (access.base == kNoRegister)
+    if (access.base == kNoRegister || access.base == kRipBase)
       emit_address(item.insn, item.offset + item.insn.length);
     else
-      emit_based(kHostR10, access.base, access.disp);
+      emit_based(kHostR10, access, access.disp);
     emit_check(item, bytes, write, must_be_aligned(item.insn) ? bytes : 1);
     return;
   }
@@ -179,13 +219,13 @@ void Translator::emit_operand(const Item& item, unsigned which, unsigned bytes, 
   std::int32_t beyond = access.offset - group.low;
   if (access.leads) {
     free_flags(item.live_in);
-    emit_based(kHostR10, access.base, access.disp - beyond);
+    emit_based(kHostR10, access, access.disp - beyond);
     group.slot = emit_check(item, static_cast<unsigned>(group.high - group.low), group.write, 1, &access, beyond);
     if (!group.slot) hot_.store_gs(e_.gs(e_.context_.group_hosts[access.group]), kHostR10);
   } else if (group.slot) {
     // What was checked holds as long as the code runs on from there.
     hot_.load_gs(kHostR10, e_.gs(group.slot->addend));
-    const unsigned base = value_of(access.base, kHostR11);
+    const unsigned base = base_of(access, kHostR11);
     hot_.lea(kHostR10, {kHostR10, static_cast<std::uint8_t>(base), 0, access.disp});
     return;
   } else {

@@ -213,6 +213,21 @@ TEST_P(Jit, NeighboursInTwoPagesAreAccessedOneByOne) {
       EXPECT_EQ(get<std::uint64_t>(start + 24 * i + 16), 1000 * pass + 78 * i) << pass << ' ' << i;
   }
 }
+TEST_P(Jit, ConstantsRelativeToRipAreReadWhereverTheyLie) {
+  long_mode();
+  // again: add rax, [rip+100h]; add rax, [rip+800h]; add rax, [rip+1ffah], across pages; add rax, [rip+1000h];
+  // add [rip+200h], rax; dec ecx; jnz again; hlt
+  const std::array<std::pair<std::uint64_t, std::uint64_t>, 4> operands{
+      {{kCode + 7 + 0x100, 3}, {kCode + 14 + 0x800, 50}, {kCode + 21 + 0x1FE7, 700}, {kCode + 28 + 0x1000, 9000}}};
+  code(kCode, {0x48, 0x03, 0x05, 0, 1,    0, 0, 0x48, 0x03, 0x05, 0, 8, 0, 0, 0x48, 0x03, 0x05, 0xE7, 0x1F, 0, 0,
+               0x48, 0x03, 0x05, 0, 0x10, 0, 0, 0x48, 0x01, 0x05, 0, 2, 0, 0, 0xFF, 0xC9, 0x75, 0xD9, 0xF4});
+  for (const auto& [address, value] : operands) put<std::uint64_t>(address, value);
+  core->s.gpr[kRcx] = 20;
+  rax() = 0;
+  run();
+  EXPECT_EQ(rax(), 20u * 9753);
+  EXPECT_EQ(get<std::uint64_t>(kCode + 35 + 0x200), 20u * 21 / 2 * 9753);
+}
 TEST_P(Jit, LargestDisplacementHasNoNeighbours) {
   long_mode();
   // mov [rbx + 7FFFFFFFh], al, 2 GiB from where a page is; mov [rbx], al; hlt

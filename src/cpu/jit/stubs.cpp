@@ -115,7 +115,7 @@ void Engine::emit_beside(Emitter& e, unsigned mmu_index) {
   e.shift_imm(5, kHostRcx, 6);
   e.rr(0xA30F, kHostRcx, kHostRdx);  // bt
   others[2] = e.jcc_forward(kBelow);
-  e.rm(0xB60F, kHostRcx, site(offsetof(MemorySite, last)), false);
+  e.rm(0xB70F, kHostRcx, site(offsetof(MemorySite, last)), false);
   e.rr(0x03, kHostRcx, kHostR10);
   e.shift_imm(5, kHostRcx, 6);
   e.rr(0xA30F, kHostRcx, kHostRdx);
@@ -168,7 +168,7 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   e.rr(0x33, kHostRax, kHostRcx, false);
   e.alu_imm(4, kHostRax, interp::Core::kTlbSize - 1, false);
   e.shift_imm(4, kHostRax, 5);
-  e.rm(0xB60F, kHostRcx, site(offsetof(MemorySite, last)), false);  // movzx
+  e.rm(0xB70F, kHostRcx, site(offsetof(MemorySite, last)), false);  // movzx
   e.rr(0x03, kHostRcx, kHostR10);
   e.alu_imm(4, kHostRcx, -4096);
   e.mov(kHostRdx, kHostRcx);
@@ -262,7 +262,8 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   std::uint8_t* const unaligned = e.jcc_forward(kNotZero);
   e.rm(0x8B, kHostRdx, site(offsetof(MemorySite, slot)));
   e.rr(0x03, kHostR10, kHostRcx);  // the linear address again
-  // A walk from page to page is what slots are good at: it does not count as wandering. To and fro, as a stack goes, does.
+  // A walk from page to page is what slots are good at: it does not count as wandering. To and fro, as a stack goes,
+  // does.
   e.mov(kHostRax, kHostRcx);
   e.rm(0x2B, kHostRax, {kHostRdx, HostAddress::kNone, 0, 0});
   e.alu_imm(7, kHostRax, 4096);

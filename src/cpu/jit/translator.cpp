@@ -84,7 +84,7 @@ DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, u
   site.room = static_cast<std::uint32_t>(mem::kPageSize - bytes);
   site.align_mask = align - 1;
   site.offset = item.offset;
-  site.last = static_cast<std::uint8_t>(bytes - 1);
+  site.last = static_cast<std::uint16_t>(bytes - 1);
   site.patience = kPatience;
   site.code = second_ ? nullptr : page_ + item.offset;
   site.length = item.insn.length;
@@ -92,7 +92,7 @@ DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, u
   site.key = key_;
   site.leads = leader != nullptr;
   site.write = write;
-  site.own = static_cast<std::uint8_t>(beyond);
+  site.own = static_cast<std::uint16_t>(beyond);
   site.writes = leader ? leader->write : write;
   open_sites_[open_count_++] = &site;
   const auto in_page = [&](unsigned reg) {

@@ -39,13 +39,14 @@ class Translator {
   /// first access checks for all.
   struct Access {
     static constexpr std::uint8_t kNoGroup = 0xFF;
-    std::uint8_t base = kNoRegister;  ///< none: of another form, or of no kind
+    std::uint8_t base = kNoRegister;  ///< kRipBase: the page of the code; none: of another form, or of no kind
     bool write = false;
     std::uint8_t bytes = 0;
     std::int32_t disp = 0;
     std::uint8_t group = kNoGroup;
     bool leads = false;
-    std::int32_t offset = 0;  ///< from what the base register held at the group's first access
+    std::uint8_t number = kNoGroup;  ///< of the group that it leads, be there others or not
+    std::int32_t offset = 0;         ///< from what the base register held at the group's first access
   };
   struct Group {
     std::int32_t low, high;  ///< offsets of the first byte and behind the last
@@ -127,7 +128,10 @@ class Translator {
   void emit_address(const Insn& insn, unsigned end_offset);
   /// R10: host address of an access of the instruction. R11 is used, and the flags where a check is needed.
   void emit_operand(const Item& item, unsigned which, unsigned bytes, bool write);
-  void emit_based(unsigned to, unsigned base, std::int32_t disp);
+  void emit_based(unsigned to, const Access& access, std::int32_t disp);
+  void join(Access& access, Access& first, std::int64_t offset, std::int64_t low, std::int64_t high);
+  bool may_lead(const Item& item) const;
+  void lead(Access& access);
   /// R10: linear address to host address, or to the interpreter. The flags must be free. `leads`: what follows in the
   /// block relies on it. Answers the slot that holds the page from here on, if one does.
   DataSlot* emit_check(const Item& item, unsigned bytes, bool write, unsigned align = 1, const Access* leader = nullptr,
@@ -150,6 +154,8 @@ class Translator {
   std::int32_t gpr_gs(unsigned guest) const { return e_.gs(core_.s.gpr[guest]); }
   /// The guest register's value in a host register: its home, or `spare`.
   unsigned value_of(unsigned guest, unsigned spare);
+  /// The same of what an access is relative to.
+  unsigned base_of(const Access& access, unsigned spare);
   Encoding parse(const std::uint8_t* bytes, const FormPlan& plan) const;
   void emit_encoded(const std::uint8_t* bytes, const Insn& insn, const FormPlan& plan, unsigned reg, unsigned rm,
                     bool memory, unsigned vvvv);

@@ -277,9 +277,11 @@ class CommandChannel::ConsolePort final : public chardev::Transport {
     std::string plain;
     for (const std::uint8_t byte : data)
       if (byte != '\r') plain += static_cast<char>(byte);
-    // The reader of standard error is waited for: it has asked for it.
     if (channel_.streams_.show_console) {
-      const ssize_t ignored = ::write(channel_.streams_.error, plain.data(), plain.size());
+      // A raw terminal wants the carriage returns. Its reader is waited for: the user has asked for all of it.
+      const bool as_it_is = channel_.streams_.terminal;
+      const ssize_t ignored = as_it_is ? ::write(channel_.streams_.error, data.data(), data.size())
+                                       : ::write(channel_.streams_.error, plain.data(), plain.size());
       static_cast<void>(ignored);
     }
     kept_ += plain;

@@ -21,7 +21,7 @@ extern char** environ;
 namespace husk::app {
 namespace {
 
-constexpr std::string_view kRootTag = "husk-root", kUpperTag = "husk-upper";
+constexpr std::string_view kRootTag = "husk-root", kUpperTag = "husk-upper", kModulesTag = "husk-modules";
 
 /// What a command of any kind needs to be itself; the rest of the environment is the host's own business.
 constexpr std::string_view kUsualVariables[] = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_ALL"};
@@ -167,13 +167,14 @@ Result<std::unique_ptr<CommandRun>> CommandRun::create(host::EventLoop& loop, Lo
   return run;
 }
 
+Status CommandRun::serve(std::string tag, hostfs::ServerOptions options) {
+  auto server = hostfs::Server::create(std::move(options), log_);
+  if (!server) return std::unexpected(std::move(server).error());
+  served_.push_back({std::move(tag), std::move(*server)});
+  return {};
+}
+
 Status CommandRun::make_servers() {
-  const auto serve = [&](std::string tag, hostfs::ServerOptions options) -> Status {
-    auto server = hostfs::Server::create(std::move(options), log_);
-    if (!server) return std::unexpected(std::move(server).error());
-    served_.push_back({std::move(tag), std::move(*server)});
-    return {};
-  };
   // The lower layer of an overlay is not supposed to change under it, so the guest may believe what it knows for long.
   constexpr std::uint64_t kLong = 10'000'000'000;
   HUSK_TRY(serve(std::string(kRootTag), {.root = "/",
@@ -190,7 +191,7 @@ Status CommandRun::make_servers() {
 }
 
 Result<std::vector<KernelModule>> CommandRun::find_modules(const machine::MachineConfig& config,
-                                                           std::span<const std::uint8_t> kernel) const {
+                                                           std::span<const std::uint8_t> kernel) {
   std::string version;
   if (boot::looks_like_bzimage(kernel))
     if (const auto header = boot::parse_setup_header(kernel))
@@ -212,6 +213,14 @@ Result<std::vector<KernelModule>> CommandRun::find_modules(const machine::Machin
                             tree->directory()),
                 "take a kernel with CONFIG_VIRTIO_PCI, VIRTIO_CONSOLE, VIRTIO_FS and OVERLAY_FS, or run without a "
                 "command"});
+  // modprobe(8) shall find in the guest what depmod(8) has prepared.
+  const std::string place = "/lib/modules/" + version;
+  std::error_code error;
+  if (tree->has_dependencies() && !version.empty() && version.find('/') == std::string::npos &&
+      !std::filesystem::equivalent(tree->directory(), place, error)) {
+    HUSK_TRY(serve(std::string(kModulesTag), {.root = tree->directory(), .read_only = true, .trust_cache = true}));
+    modules_place_ = place;
+  }
   return tree->load(wanted);
 }
 
@@ -240,6 +249,7 @@ std::string CommandRun::describe(const machine::MachineConfig& config, std::span
   for (std::size_t i = 0; i < command_.shares.size(); ++i)
     add("share",
         fmt::format("{} husk-share{} {}", command_.shares[i].read_only ? "ro" : "rw", i, command_.shares[i].guest));
+  if (!modules_place_.empty()) add("share", fmt::format("ro {} {}", kModulesTag, modules_place_));
   for (unsigned i = 0; i < std::min(disk_count(config), 26u); ++i)
     add("disk", fmt::format("vd{}", static_cast<char>('a' + i)));
   if (has_network(config)) add("network", "10.0.2.15 10.0.2.2 10.0.2.3");

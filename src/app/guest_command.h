@@ -81,8 +81,9 @@ class CommandRun {
  private:
   CommandRun(Log& log, const GuestCommand& command) : log_(log), command_(command) {}
   Status make_servers();
+  Status serve(std::string tag, hostfs::ServerOptions options);
   Result<std::vector<KernelModule>> find_modules(const machine::MachineConfig& config,
-                                                 std::span<const std::uint8_t> kernel) const;
+                                                 std::span<const std::uint8_t> kernel);
   std::string describe(const machine::MachineConfig& config, std::span<const KernelModule> modules) const;
 
   struct Served {
@@ -92,6 +93,7 @@ class CommandRun {
   Log& log_;
   const GuestCommand& command_;
   std::vector<Served> served_;
+  std::string modules_place_;  ///< where the guest's modprobe looks for modules that the host does not have there
   bool terminal_ = false;
   bool error_is_terminal_ = false;
   std::unique_ptr<CommandChannel> channel_;

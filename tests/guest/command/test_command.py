@@ -310,6 +310,19 @@ class Machine(unittest.TestCase):
         status, out, err = run("--net", "user", "--", sys.executable, "-c", program)
         self.assertEqual((status, out), (0, b"b'from the host\\n'\n"), err)
 
+    def test_modules_that_the_host_has_elsewhere_are_where_modprobe_looks(self):
+        version = (CACHE / "cloud/version").read_text().strip()
+        files = {path.stem: path for path in (CACHE / "cloud/modules/kernel").rglob("*.ko")}
+        needed = {"virtio_ring": [], "virtio": ["virtio_ring"], "virtio_pci_modern_dev": [], "virtio_pci_legacy_dev": [],
+                  "virtio_pci": ["virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio", "virtio_ring"],
+                  "virtio_console": ["virtio", "virtio_ring"], "fuse": [], "virtiofs": ["fuse", "virtio", "virtio_ring"],
+                  "overlay": []}
+        with tempfile.TemporaryDirectory() as folder:
+            lines = [f"{files[name]}: {' '.join(str(files[one]) for one in others)}\n" for name, others in needed.items()]
+            (pathlib.Path(folder) / "modules.dep").write_text("".join(lines))
+            result = run("--modules", folder, "--", "cat", f"/lib/modules/{version}/modules.dep")
+            self.assertEqual(result, (0, "".join(lines).encode(), b""))
+
     def test_verbose_shows_the_kernel_on_standard_error(self):
         status, out, err = run("--verbose", "--", "echo", "hello")
         self.assertEqual((status, out), (0, b"hello\n"))

@@ -82,9 +82,10 @@ enum class Doing : std::uint8_t {
   translation,      ///< translates
   instruction,      ///< interprets an instruction for translated code
   look_up,          ///< looks for the code of a jump's target
+  page_walk,        ///< translates an address by the page tables
   run_loop,         ///< the rest: events, code that is not translated, pauses
 };
-inline constexpr std::size_t kDoings = 7;
+inline constexpr std::size_t kDoings = 8;
 
 /// One virtual CPU. run() is called by one thread, the CPU's own; kick() and the pins by any; the rest only while run()
 /// is not running.

@@ -102,6 +102,7 @@ class Table {
         {accel::Doing::translation, "translating"},
         {accel::Doing::instruction, "interpreting for translated code"},
         {accel::Doing::look_up, "looking up code"},
+        {accel::Doing::page_walk, "walking page tables"},
         {accel::Doing::run_loop, "in the run loop and the interpreter"},
         {accel::Doing::idle, "idle"},
         {accel::Doing::unknown, "unknown"},

@@ -15,7 +15,7 @@
 namespace husk::cpu::jit {
 namespace {
 
-enum Option : std::uint8_t { kWanders = 1, kUser = 2, kCounts = 4 };  // as in snippets.asm
+enum Option : std::uint8_t { kWanders = 1, kUser = 2, kCounts = 4, kFirstForm = 8 };  // as in snippets.asm
 
 struct Snippet {
   CodeSize code_size;
@@ -75,7 +75,7 @@ class Workshop final : public interp::CoreFixture, public CodeObserver {
                                                       .count = (snippet.options & kCounts) != 0,
                                                       .host_features = host->features,
                                                       .seed = 0x0012'3456'789A'C000,
-                                                      .heat = 0});
+                                                      .heat = snippet.options & kFirstForm ? 1000u : 0u});
     if (!engine) return engine.error().text() + "\n";
     core->set_engine(engine->get());
     if (snippet.options & kWanders)

@@ -3,6 +3,7 @@
 %define WANDERS 1               ; memory operands have the form of those that access many pages
 %define USER 2                  ; privilege level 3
 %define COUNTS 4                ; with the counters of --stats
+%define FIRST_FORM 8            ; as it is translated first; the others have the form of blocks that run often
 
 %macro RECORD 3
   %push record
@@ -457,6 +458,29 @@ SNIPPET "system/swapgs and iretq"
 END
 SNIPPET "system/hlt"
   hlt
+END
+
+; --- the form of blocks that have not run often ---
+SNIPPET "first/load", FIRST_FORM
+  mov rax, [rbx]
+END
+SNIPPET "first/several of one structure", FIRST_FORM
+  mov rax, [rdi]
+  mov rcx, [rdi+8]
+  mov [rdi+24], rax
+END
+SNIPPET "first/function", FIRST_FORM | USER
+  push rbx
+  mov ebx, [rdi+4]
+  pop rbx
+  ret
+END
+SNIPPET "first/loop", FIRST_FORM
+first_again:
+  add rax, [rbx]
+  add rbx, 8
+  dec ecx
+  jnz first_again
 END
 
 ; --- 32-bit code ---

@@ -27,6 +27,7 @@ Doing doing_of(jit::Phase phase) {
     case jit::Phase::translation: return Doing::translation;
     case jit::Phase::instruction: return Doing::instruction;
     case jit::Phase::look_up: return Doing::look_up;
+    case jit::Phase::page_walk: return Doing::page_walk;
   }
   return Doing::unknown;
 }

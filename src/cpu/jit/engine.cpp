@@ -575,6 +575,7 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
 const std::uint8_t* Engine::glue_missed(Core* core, void* site_pointer) {
   Engine& self = *static_cast<Engine*>(core->engine_);
   MemorySite& site = *static_cast<MemorySite*>(site_pointer);
+  const PhaseMark phase(self.phase_, Phase::page_walk);
   const std::uint64_t linear = self.context_.missed;
   const interp::AccessKind kind = site.writes ? interp::AccessKind::write : interp::AccessKind::read;
   const Core::TlbEntry& entry = core->tlb_[core->mmu_index_][Core::tlb_index(linear)];

@@ -26,6 +26,8 @@ std::string Engine::code_name(const std::uint8_t* running) const {
       {stubs_.save_x87, "save_x87"},
       {stubs_.need_x87, "need_x87"},
       {stubs_.slow, "slow"},
+      {stubs_.missed, "missed"},
+      {stubs_.heated, "heated"},
       {stubs_.call_spilled, "call_spilled"},
       {stubs_.call_host, "call_host"},
       {stubs_.link_host, "link_host"},
@@ -40,6 +42,9 @@ std::string Engine::code_name(const std::uint8_t* running) const {
       if (is(stubs_.slot_miss[privilege][write])) return fmt::format("slot_miss.{}.{}", kPrivileges[privilege], access);
       if (is(stubs_.tlb_miss[privilege][write])) return fmt::format("tlb_miss.{}.{}", kPrivileges[privilege], access);
     }
+    for (const bool write : {false, true})
+      if (is(stubs_.retry[privilege][write]))
+        return fmt::format("retry.{}.{}", kPrivileges[privilege], write ? "store" : "load");
     if (is(stubs_.indirect[privilege])) return fmt::format("indirect.{}", kPrivileges[privilege]);
   }
   return {};
@@ -99,6 +104,11 @@ std::string Engine::field_name(std::int64_t distance) const {
     if (field == place) return std::string(name);
   if (inside(c.linear_tags)) return "linear_tags";
   if (inside(c.host_tags)) return "host_tags";
+  if (inside(c.heat))
+    return fmt::format("heat{}", (distance - gs(c.heat)) / static_cast<std::int64_t>(sizeof c.heat[0]));
+  if (inside(c.group_hosts))
+    return fmt::format("group_host{}",
+                       (distance - gs(c.group_hosts)) / static_cast<std::int64_t>(sizeof c.group_hosts[0]));
   if (inside(c.slots)) {
     const auto offset = static_cast<std::uint64_t>(distance - gs(c.slots));
     return fmt::format("slot{}.{}", offset / sizeof(DataSlot), offset % sizeof(DataSlot) ? "addend" : "page");

@@ -22,7 +22,7 @@ enum class Leave : std::uint8_t {
 inline constexpr std::size_t kLeaves = 7;
 
 /// What the vCPU's thread is at, for samples from another thread.
-enum class Phase : std::uint8_t { run_loop, translated_code, translation, instruction, look_up };
+enum class Phase : std::uint8_t { run_loop, translated_code, translation, instruction, look_up, page_walk };
 
 /// Figures of one vCPU's JIT since it was made. All are counted on cold paths; those that would cost time in
 /// translated code are in HotCounters.

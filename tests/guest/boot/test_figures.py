@@ -47,7 +47,7 @@ class Figures(unittest.TestCase):
                                                       "single steps and shadows", "running code written", "cache full",
                                                       "code for the interpreter"))
         self.assertAlmostEqual(entries, reasons, delta=2)
-        shares = [float(share) for share in re.findall(r"^  (?:in|translating|interpreting|looking|idle)[a-z ]* +([0-9.]+) %",
+        shares = [float(share) for share in re.findall(r"^  (?:in|translating|interpreting|looking|walking|idle)[a-z ]* +([0-9.]+) %",
                                                        text.split("time, by")[1], re.MULTILINE)]
         self.assertAlmostEqual(sum(shares), 100, delta=1)
 

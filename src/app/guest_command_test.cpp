@@ -215,11 +215,11 @@ class Channel : public testing::Test {
                                {[this](const CommandEnd& end) { ends_.push_back(end); }, [] {}})
             .value();
     for (const guest::Port port : {guest::Port::input, guest::Port::output, guest::Port::error, guest::Port::control}) {
-      auto& backend = backends_[static_cast<int>(port)] = channel_->attach(port, {});
+      auto& backend = backends_[static_cast<std::size_t>(port)] = channel_->attach(port, {});
       ASSERT_TRUE(backend);
       backend->set_callbacks({.received =
                                   [this, port](std::span<const std::uint8_t> data) {
-                                    received_[static_cast<int>(port)].append(data.begin(), data.end());
+                                    received_[static_cast<std::size_t>(port)].append(data.begin(), data.end());
                                   },
                               .writable = {},
                               .connection = {}});
@@ -231,7 +231,7 @@ class Channel : public testing::Test {
     }
   }
   std::size_t say(guest::Port port, const std::string& text) {
-    return backends_[static_cast<int>(port)]->write({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    return backends_[static_cast<std::size_t>(port)]->write({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
   }
   static std::string message(guest::ToHost kind, const std::string& data) {
     return std::string{static_cast<char>(kind), 0, static_cast<char>(data.size() & 0xff),

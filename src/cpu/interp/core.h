@@ -589,7 +589,7 @@ class Core final : public core::CpuPins {
   std::uint64_t linear_mask_ = 0xFFFFFFFF;
   std::uint64_t pcid_ = 0;  ///< low 12 bits of TLB tags: stands for the address space (CR3, PCID) in use; see paging.cpp
   unsigned mmu_index_ = kMmuSupervisor;
-  std::uint64_t a20_mask_ = ~std::uint64_t{0};
+  std::atomic<std::uint64_t> a20_mask_ = ~std::uint64_t{0};  ///< set by any thread
   std::array<FastSegment, 6> fast_;
   Event fault_;
   std::uint64_t pending_dr6_ = 0;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <unordered_set>
 #include <vector>
 
@@ -78,8 +79,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
     const std::uint8_t* begin;
     const std::uint8_t* end;
   };
-  void tell_observer(const Block& block, std::uint64_t linear, std::size_t guest_bytes, CodePiece hot,
-                     CodePiece cold) const;
+  void tell_observer(std::uint64_t linear, std::span<const std::uint8_t> guest, CodePiece hot, CodePiece cold) const;
   void empty_cache();
   Leave leave_reason(bool fault) const;
 

@@ -132,7 +132,7 @@ void Engine::observe(CodeObserver* observer) {
   observer->shared_code(core_.index(), {reinterpret_cast<std::uintptr_t>(cache_.running(begin)), {begin, bytes}});
 }
 
-void Engine::tell_observer(const Block& block, std::uint64_t linear, std::size_t guest_bytes, CodePiece hot,
+void Engine::tell_observer(std::uint64_t linear, std::span<const std::uint8_t> guest, CodePiece hot,
                            CodePiece cold) const {
   const auto piece = [this](CodePiece written) {
     return HostCode{reinterpret_cast<std::uintptr_t>(cache_.running(written.begin)), {written.begin, written.end}};
@@ -140,7 +140,7 @@ void Engine::tell_observer(const Block& block, std::uint64_t linear, std::size_t
   observer_->translated({.cpu = core_.index(),
                          .linear = linear,
                          .code_size = core_.code_size_,
-                         .guest = {block.code, guest_bytes},
+                         .guest = guest,
                          .hot = piece(hot),
                          .cold = piece(cold),
                          .names = this});

@@ -462,8 +462,10 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   e_.statistics_.hot_bytes += static_cast<std::uint64_t>(hot_.at - block.written_entry);
   e_.statistics_.cold_bytes += static_cast<std::uint64_t>(cold_.at - cold_begin);
   if (e_.observer_)
-    e_.tell_observer(block, e_.context_.page_base + start, std::min(end_, here) - start, {block.written_entry, hot_.at},
-                     {cold_begin, cold_.at});
+    e_.tell_observer(e_.context_.page_base + start,
+                     second_ ? std::span<const std::uint8_t>(items_[0].bytes.data(), items_[0].insn.length)
+                             : std::span<const std::uint8_t>(block.code, std::min(end_, here) - start),
+                     {block.written_entry, hot_.at}, {cold_begin, cold_.at});
   Block* const added = e_.cache_.add(ram, block);
   if (second_) e_.cache_.add_second(*second_->ram, *added, end_ - unsigned{mem::kPageSize});
   return added;

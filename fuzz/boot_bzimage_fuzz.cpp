@@ -20,9 +20,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (mode & 2) {
     const auto image = testing::make_bzimage(rest, {.init_size = 0x1000, .preferred_address = 0x10'0000});
     (void)load_bzimage(guest.memory, image, request);
+    (void)symbols_of_kernel(image, "fuzz");
   } else {
     (void)load_kernel(guest.memory, rest, "fuzz", request);
     (void)load_bzimage(guest.memory, rest, request);
+    (void)symbols_of_kernel(rest, "fuzz");
   }
   return 0;
 }

@@ -19,6 +19,7 @@
 #include "app/storage_net.h"
 #include "boot/initramfs.h"
 #include "boot/kernel_file.h"
+#include "boot/kernel_symbols.h"
 #include "machine/machine.h"
 #include "monitor/code_log.h"
 #include "monitor/crash_report.h"
@@ -48,6 +49,8 @@ class Launch {
   /// Warns of them or refuses, as the user wishes.
   Status missing_features(std::string_view who, const std::string& names) const;
   Status read_boot_files(machine::MachineOptions& machine);
+  /// Fills kernel_ and modules_.
+  Status read_kernel();
   Result<boot::LoadedGuest> load(mem::GuestMemory& memory, const machine::MicroBoard& board);
   Status wire_devices(machine::MachineOptions& machine);
   machine::VirtioSpec virtio_spec(const machine::VirtioConfig& device);
@@ -66,6 +69,7 @@ class Launch {
   void command_ended(const CommandEnd& end);
   /// An ending that cut the command off: shows what the kernel had to say.
   void explain(const Ending& ending);
+  std::span<const boot::SymbolTable* const> symbol_tables() const;
   std::string symbol(std::uint64_t address) const;
   std::optional<std::uint64_t> address_of(std::string_view name) const;
 
@@ -74,9 +78,10 @@ class Launch {
   Session& session_;
   bool ran_before_suspend_ = false;
   cpu::CpuModel model_;
-  std::vector<std::uint8_t> kernel_;
+  std::vector<std::uint8_t> kernel_;  ///< only until it is loaded, as modules_
+  boot::FileStamp kernel_stamp_;
   std::vector<std::vector<std::uint8_t>> modules_;
-  boot::SymbolTable symbols_;
+  std::unique_ptr<boot::KernelSymbols> symbols_;  ///< none with firmware
   std::unique_ptr<monitor::TraceLog> trace_;
   StorageAndNetworks outside_;
   std::unique_ptr<CommandRun> command_;
@@ -153,9 +158,22 @@ Status Launch::read_boot_files(machine::MachineOptions& machine) {
                                    "a ROM image has 64 KiB to 16 MiB, in multiples of 64 KiB"});
     return {};
   }
-  kernel_ = HUSK_TRY(boot::read_boot_file(boot.kernel, "kernel", boot::kKernelFileLimit));
+  HUSK_TRY(read_kernel());
+  machine.boot = [this](mem::GuestMemory& memory, const machine::MicroBoard& board) { return load(memory, board); };
+  return {};
+}
+
+Status Launch::read_kernel() {
+  const machine::BootConfig& boot = config_.boot;
+  const boot::FileStamp before = kernel_stamp_;
+  kernel_ = HUSK_TRY(boot::read_boot_file(boot.kernel, "kernel", boot::kKernelFileLimit, &kernel_stamp_));
   const boot::KernelKind kind = HUSK_TRY(boot::detect_kernel(kernel_, boot.kernel));
-  symbols_ = boot::symbols_beside(boot.kernel);
+  if (symbols_ && kernel_stamp_ != before)
+    session_.log().info("kernel {} has changed; the guest starts again with it as it is now", boot.kernel);
+  if (!symbols_ || kernel_stamp_ != before)
+    symbols_ = std::make_unique<boot::KernelSymbols>(boot::KernelSymbols::Source{
+        boot.kernel, kernel_stamp_, !boot.guest_decompress,
+        [this](const std::string& why) { session_.log().info("there are no kernel symbols: {}", why); }});
   if (command_) {
     if (kind == boot::KernelKind::multiboot)
       return fail("'{}' is a Multiboot kernel: a command runs on Linux only", boot.kernel);
@@ -169,11 +187,18 @@ Status Launch::read_boot_files(machine::MachineOptions& machine) {
     for (const machine::ModuleConfig& module : boot.modules)
       modules_.push_back(HUSK_TRY(boot::read_boot_file(module.path, "module", boot::kInitrdFileLimit)));
   }
-  machine.boot = [this](mem::GuestMemory& memory, const machine::MicroBoard& board) { return load(memory, board); };
   return {};
 }
 
 Result<boot::LoadedGuest> Launch::load(mem::GuestMemory& memory, const machine::MicroBoard& board) {
+  // After a reset. What the guest starts with is read again, as a real machine's loader does, rather than kept in
+  // memory for the guest's life.
+  const auto release = [](Launch* launch) {
+    launch->kernel_ = std::vector<std::uint8_t>();  // "= {}" would keep the memory
+    launch->modules_.clear();
+  };
+  const std::unique_ptr<Launch, decltype(release)> at_the_end(this, release);
+  if (kernel_.empty()) HUSK_TRY(read_kernel());
   boot::BootRequest request;
   request.layout = board.layout();
   request.command_line = config_.boot.append;
@@ -411,29 +436,27 @@ void Launch::explain(const Ending& ending) {
                text.ends_with('\n') ? "" : "\n");
 }
 
+std::span<const boot::SymbolTable* const> Launch::symbol_tables() const {
+  if (!symbols_) return {};
+  return symbols_->tables();
+}
+
 std::string Launch::symbol(std::uint64_t address) const {
-  if (machine_ && machine_->guest())
-    if (const auto hit = machine_->guest()->symbols.find(address)) return hit->text();
-  const auto hit = symbols_.find(address);
+  const auto hit = symbols_ ? symbols_->find(address) : std::nullopt;
   return hit ? hit->text() : std::string();
 }
 
 std::optional<std::uint64_t> Launch::address_of(std::string_view name) const {
-  if (machine_->guest())
-    if (const auto address = machine_->guest()->symbols.address_of(name)) return address;
-  return symbols_.address_of(name);
+  return symbols_ ? symbols_->address_of(name) : std::nullopt;
 }
 
 void Launch::report(const MachineEvent& event, const std::string& headline) {
   accel::Vcpu& vcpu = machine_->vcpu(event.vcpu);
   const cpu::CpuState state = vcpu.get_state();
   const auto past = vcpu.past_events();
-  std::vector<const boot::SymbolTable*> symbols;
-  if (machine_->guest()) symbols.push_back(&machine_->guest()->symbols);
-  symbols.push_back(&symbols_);
   const std::uint64_t symbol_offset = machine_->guest() ? machine_->guest()->symbol_offset : 0;
   const std::string text = monitor::crash_report(
-      {headline, state, model_, machine_->memory_space(), past, symbols, vcpu.instructions(), symbol_offset});
+      {headline, state, model_, machine_->memory_space(), past, symbol_tables(), vcpu.instructions(), symbol_offset});
   session_.flush_output();
   std::fputs(text.c_str(), stderr);
 }

@@ -9,7 +9,6 @@
 #include "base/result.h"
 #include "boot/entry_state.h"
 #include "boot/memory_layout.h"
-#include "boot/symbols.h"
 #include "mem/address_space.h"
 
 namespace husk::boot {
@@ -51,8 +50,7 @@ struct LoadedGuest {
   std::string kind;     ///< "Linux bzImage (64-bit, xz payload)"
   std::string version;  ///< the kernel's own version line; may be empty
   std::vector<LoadedPart> parts;
-  SymbolTable symbols;  ///< at link addresses; empty if there are none
-  /// Link address minus physical address: what to add to an early physical RIP before looking it up.
+  /// Link address minus physical address: what to add to an early physical RIP before looking it up (KernelSymbols).
   std::uint64_t symbol_offset = 0;
 };
 

@@ -7,7 +7,6 @@
 #include "base/bits.h"
 #include "base/check.h"
 #include "boot/elf.h"
-#include "boot/kallsyms.h"
 
 namespace husk::boot {
 namespace {
@@ -247,8 +246,6 @@ Result<PlacedVmlinux> place_vmlinux(Boot& boot, Bytes file) {
   for (const GpaRange& range : loaded) boot.guest.parts.push_back({"kernel", range});
   boot.taken.push_back({base, end - base});
   boot.guest.symbol_offset = elf.segments().front().vaddr - elf.segments().front().paddr;
-  boot.guest.symbols = elf.symbols();
-  if (boot.guest.symbols.empty()) boot.guest.symbols = find_kallsyms(payload.vmlinux);
   boot.guest.kind = fmt::format("Linux bzImage ({}-bit, {} payload)", elf.is_64() ? 64 : 32,
                                 payload.compression ? compression_name(*payload.compression) : "stored");
   const Gpa entry = elf.physical_entry();

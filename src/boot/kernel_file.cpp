@@ -12,6 +12,7 @@
 #include "base/bits.h"
 #include "boot/bzimage.h"
 #include "boot/elf.h"
+#include "boot/kallsyms.h"
 #include "boot/multiboot.h"
 #include "boot/pvh.h"
 
@@ -22,6 +23,11 @@ using Bytes = std::span<const std::uint8_t>;
 
 std::unexpected<Error> refuse(const std::string& name, std::string_view what, std::string_view next_step) {
   return std::unexpected(Error{fmt::format("kernel {} {}", name, what), std::string(next_step)});
+}
+
+FileStamp to_stamp(const struct stat& status) {
+  return {status.st_dev, status.st_ino, static_cast<std::uint64_t>(status.st_size), status.st_mtim.tv_sec,
+          status.st_mtim.tv_nsec};
 }
 
 constexpr std::string_view kElfMagic = "\177ELF";
@@ -117,8 +123,14 @@ Result<LoadedGuest> load_kernel(mem::GuestMemory& memory, Bytes file, const std:
   return loaded;
 }
 
+std::optional<FileStamp> stamp_of(const std::filesystem::path& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) != 0) return std::nullopt;
+  return to_stamp(status);
+}
+
 Result<std::vector<std::uint8_t>> read_boot_file(const std::filesystem::path& path, const std::string& what,
-                                                 std::uint64_t limit) {
+                                                 std::uint64_t limit, FileStamp* stamp) {
   // O_NONBLOCK: opening a FIFO must not wait for a writer.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   const auto cannot = [&](int code) {
@@ -145,6 +157,7 @@ Result<std::vector<std::uint8_t>> read_boot_file(const std::filesystem::path& pa
     return std::unexpected(Error{fmt::format("{} {} has {}, more than the {} that husk takes", what, path.string(),
                                              size_text(size), size_text(limit)),
                                  "check that it is the right file"});
+  if (stamp) *stamp = to_stamp(status);
   std::vector<std::uint8_t> data(size);
   for (std::size_t at = 0; at < data.size();) {
     const ssize_t got = ::read(fd, data.data() + at, data.size() - at);
@@ -216,11 +229,36 @@ Result<InstalledKernel> newest_kernel(const std::filesystem::path& directory) {
                                "name one, or run tools/fetch-guest to get Debian's"});
 }
 
-SymbolTable symbols_beside(const std::filesystem::path& kernel) {
-  constexpr std::size_t kStubLimit = 4096;  // Debian's stub has one line
+Result<SymbolTable> symbols_of_kernel(Bytes file, const std::string& name) {
+  const auto in_elf = [](Bytes image, bool is_linux) {
+    const auto elf = ElfFile::parse(image);
+    SymbolTable table = elf ? elf->symbols() : SymbolTable();
+    return table.empty() && is_linux ? find_kallsyms(image) : std::move(table);
+  };
+  switch (HUSK_TRY(detect_kernel(file, name))) {
+    case KernelKind::bzimage: {
+      const SetupHeader header = HUSK_TRY(parse_setup_header(file));
+      const Payload payload = HUSK_TRY(unpack_payload(file, header));
+      return in_elf(payload.vmlinux, true);
+    }
+    case KernelKind::pvh: return in_elf(file, true);
+    // Images with the header's own addresses are often ELF files all the same, 64-bit ones too; then their symbols
+    // help.
+    case KernelKind::multiboot: return in_elf(file, false);
+  }
+  return SymbolTable();
+}
+
+std::filesystem::path system_map_of(const std::filesystem::path& kernel) {
   const std::string name = kernel.filename().string();
   if (!name.starts_with("vmlinuz")) return {};
-  const auto path = kernel.parent_path() / ("System.map" + name.substr(std::strlen("vmlinuz")));
+  return kernel.parent_path() / ("System.map" + name.substr(std::strlen("vmlinuz")));
+}
+
+SymbolTable symbols_beside(const std::filesystem::path& kernel) {
+  constexpr std::size_t kStubLimit = 4096;  // Debian's stub has one line
+  const auto path = system_map_of(kernel);
+  if (path.empty()) return {};
   const auto text = read_boot_file(path, "symbol table", 64u << 20);
   if (!text || text->size() < kStubLimit) return {};
   auto table = SymbolTable::from_system_map({reinterpret_cast<const char*>(text->data()), text->size()});

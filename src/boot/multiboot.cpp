@@ -25,7 +25,6 @@ constexpr char kLoaderName[] = "husk";
 struct Image {
   Gpa entry = 0;
   std::vector<GpaRange> ranges;
-  SymbolTable symbols;
   std::string format;
   std::uint64_t symbol_offset = 0;
 };
@@ -64,10 +63,7 @@ Result<Image> load_kludge(mem::GuestMemory& memory, std::span<const E820Entry> m
   if (h.entry < range.base || h.entry >= range.end()) return bad_header("has its entry point outside of the image");
   HUSK_TRY(memory.write(range.base, file.subspan(start, size)));
   HUSK_TRY(memory.fill(range.base + size, 0, total - size));
-  Image image{h.entry, {range}, {}, "a.out-kludge", 0};
-  // Such images are often ELF files all the same, 64-bit ones too; then their symbols help.
-  if (const auto elf = ElfFile::parse(file)) image.symbols = elf->symbols();
-  return image;
+  return Image{h.entry, {range}, "a.out-kludge", 0};
 }
 
 Result<Image> load_elf32(mem::GuestMemory& memory, std::span<const E820Entry> map, Bytes file) {
@@ -75,7 +71,7 @@ Result<Image> load_elf32(mem::GuestMemory& memory, std::span<const E820Entry> ma
   if (elf.is_64())
     return std::unexpected(Error{"the Multiboot image is a 64-bit ELF file, which Multiboot 1 does not know",
                                  "make a 32-bit one of it: objcopy -O elf32-i386 IN OUT"});
-  Image image{elf.physical_entry(), HUSK_TRY(elf.load(memory, map, {})), elf.symbols(), "ELF32",
+  Image image{elf.physical_entry(), HUSK_TRY(elf.load(memory, map, {})), "ELF32",
               elf.segments().front().vaddr - elf.segments().front().paddr};
   if (!std::ranges::any_of(image.ranges,
                            [&](const GpaRange& r) { return image.entry >= r.base && image.entry < r.end(); }))
@@ -199,7 +195,6 @@ Result<LoadedGuest> load_multiboot(mem::GuestMemory& memory, Bytes file, const B
       HUSK_TRY(header->has_addresses() ? load_kludge(memory, map, file, *header) : load_elf32(memory, map, file));
   LoadedGuest guest;
   guest.kind = "Multiboot kernel (" + image.format + ")";
-  guest.symbols = std::move(image.symbols);
   guest.symbol_offset = image.symbol_offset;
   for (const GpaRange& range : image.ranges) guest.parts.push_back({"kernel", range});
 

@@ -5,7 +5,6 @@
 
 #include "base/bits.h"
 #include "boot/elf.h"
-#include "boot/kallsyms.h"
 
 namespace husk::boot {
 namespace {
@@ -59,8 +58,6 @@ Result<LoadedGuest> load_pvh(mem::GuestMemory& memory, std::span<const std::uint
     return fail("the kernel's PVH entry point {:#x} lies outside of the kernel", entry);
   for (const GpaRange& range : taken) guest.parts.push_back({"kernel", range});
   guest.symbol_offset = elf.segments().front().vaddr - elf.segments().front().paddr;
-  guest.symbols = elf.symbols();
-  if (guest.symbols.empty()) guest.symbols = find_kallsyms(file);
   taken.push_back(kBootDataRange);
 
   // Linux clears its .bss and makes page tables behind its image before it looks at modules, so they go to the top.

@@ -4,24 +4,12 @@
 #include <fstream>
 #include <iterator>
 
-#include "core/cpu_ports.h"
 #include "cpu/interp/core.h"
 #include "testing/manual_clock.h"
+#include "testing/no_interrupts.h"
 
 namespace husk {
 namespace {
-
-struct NoInterrupts final : core::CpuInterrupts {
-  bool pending() override { return false; }
-  std::optional<std::uint8_t> acknowledge() override { return {}; }
-  std::uint8_t task_priority() override { return 0; }
-  void set_task_priority(std::uint8_t) override {}
-  std::uint64_t apic_base() override { return 0xFEE00900; }
-  bool set_apic_base(std::uint64_t) override { return true; }
-  std::optional<std::uint64_t> read_msr(std::uint32_t) override { return {}; }
-  bool write_msr(std::uint32_t, std::uint64_t) override { return false; }
-  void cpu_init() override {}
-};
 
 /// Flat 64-bit code in supervisor mode, the first GiB mapped one to one by 2 MiB pages.
 cpu::CpuState flat64(mem::GuestMemory& memory, std::uint64_t entry) {
@@ -49,7 +37,7 @@ void compute(benchmark::State& bench) {
   std::ifstream file(COMPUTE_BIN, std::ios::binary);
   const std::vector<std::uint8_t> code((std::istreambuf_iterator<char>(file)), {});
   (void)memory.write(0x100000, code);
-  NoInterrupts interrupts;
+  testing::NoInterrupts interrupts;
   testing::ManualClock clock;
   Log log;
   const cpu::CpuModel model = cpu::cpu_model("max").value();

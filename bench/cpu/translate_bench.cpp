@@ -3,10 +3,10 @@
 
 #include <algorithm>
 
-#include "core/cpu_ports.h"
 #include "cpu/interp/core.h"
 #include "cpu/jit/engine.h"
 #include "testing/manual_clock.h"
+#include "testing/no_interrupts.h"
 
 extern "C" {
 // The linker's: where the program's code begins and ends (ld(1), end(3)).
@@ -16,18 +16,6 @@ extern const char etext;
 
 namespace husk {
 namespace {
-
-struct NoInterrupts final : core::CpuInterrupts {
-  bool pending() override { return false; }
-  std::optional<std::uint8_t> acknowledge() override { return {}; }
-  std::uint8_t task_priority() override { return 0; }
-  void set_task_priority(std::uint8_t) override {}
-  std::uint64_t apic_base() override { return 0xFEE00900; }
-  bool set_apic_base(std::uint64_t) override { return true; }
-  std::optional<std::uint64_t> read_msr(std::uint32_t) override { return {}; }
-  bool write_msr(std::uint32_t, std::uint64_t) override { return false; }
-  void cpu_init() override {}
-};
 
 constexpr std::uint64_t kCode = 0x200000;
 constexpr std::size_t kMostCode = std::size_t{1} << 20;
@@ -57,7 +45,7 @@ void translate(benchmark::State& bench) {
   const auto mapping = memory_space.map_ram(0, ram->size(), *ram, 0, true).value();
   const std::size_t bytes = std::min(static_cast<std::size_t>(&etext - &__executable_start), kMostCode);
   std::copy_n(&etext - bytes, bytes, ram->data() + kCode);
-  NoInterrupts interrupts;
+  testing::NoInterrupts interrupts;
   testing::ManualClock clock;
   Log log;
   const cpu::CpuModel model = cpu::cpu_model("max").value();

@@ -181,18 +181,22 @@ int Server::Impl::list_xattr(Call& call) {
   return 0;
 }
 
+Outcome<FdRef> Server::Impl::xattr_to_change(NodeId node, const std::string& name) {
+  if (!options_.extended_attributes) return std::unexpected(ENOSYS);
+  if (!is_shown_xattr(name)) return std::unexpected(EOPNOTSUPP);
+  const auto kind = nodes_->kind(node);
+  if (!kind) return std::unexpected(kind.error());
+  if (kind->hidden || (kind->type != S_IFREG && kind->type != S_IFDIR)) return std::unexpected(EPERM);
+  return nodes_->path(node);
+}
+
 int Server::Impl::set_xattr(Call& call) {
   const std::uint32_t size = call.args.u32();
   const std::uint32_t flags = call.args.u32();
   const std::string name(call.args.text());
   const auto value = call.args.bytes(size);
   if (!call.args.ok()) return EINVAL;
-  if (!options_.extended_attributes) return ENOSYS;
-  if (!is_shown_xattr(name)) return EOPNOTSUPP;
-  const auto kind = nodes_->kind(call.node);
-  if (!kind) return kind.error();
-  if (kind->hidden || (kind->type != S_IFREG && kind->type != S_IFDIR)) return EPERM;
-  const auto path = nodes_->path(call.node);
+  const auto path = xattr_to_change(call.node, name);
   if (!path) return path.error();
   if (::setxattr(ProcPath((*path)->get()).c_str(), name.c_str(), value.data(), value.size(), static_cast<int>(flags)) ==
       0)
@@ -203,12 +207,7 @@ int Server::Impl::set_xattr(Call& call) {
 int Server::Impl::remove_xattr(Call& call) {
   const std::string name(call.args.text());
   if (!call.args.ok()) return EINVAL;
-  if (!options_.extended_attributes) return ENOSYS;
-  if (!is_shown_xattr(name)) return EOPNOTSUPP;
-  const auto kind = nodes_->kind(call.node);
-  if (!kind) return kind.error();
-  if (kind->hidden || (kind->type != S_IFREG && kind->type != S_IFDIR)) return EPERM;
-  const auto path = nodes_->path(call.node);
+  const auto path = xattr_to_change(call.node, name);
   if (!path) return path.error();
   if (::removexattr(ProcPath((*path)->get()).c_str(), name.c_str()) == 0) return 0;
   return errno == ENOSYS ? EOPNOTSUPP : errno;

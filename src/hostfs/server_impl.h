@@ -109,6 +109,8 @@ class Server::Impl {
   int set_attributes(Call& call);
   int set_size(Call& call, std::uint64_t handle, bool has_handle, std::uint64_t size);
   int get_xattr(Call& call);
+  /// Where the attribute is to be set or removed, or why it may not be.
+  Outcome<FdRef> xattr_to_change(NodeId node, const std::string& name);
   int set_xattr(Call& call);
   int remove_xattr(Call& call);
   int list_xattr(Call& call);

@@ -5,11 +5,11 @@
 #include <memory>
 #include <span>
 
-#include "core/cpu_ports.h"
 #include "cpu/interp/core.h"
 #include "mem/ram_region.h"
 #include "test_case.h"
 #include "testing/manual_clock.h"
+#include "testing/no_interrupts.h"
 
 namespace husk::differential {
 
@@ -33,17 +33,6 @@ class GuestCpu {
                 const std::function<void(const cpu::interp::Core&)>& before_each, Outcome& out);
 
  private:
-  struct NoInterrupts final : core::CpuInterrupts {
-    bool pending() override { return false; }
-    std::optional<std::uint8_t> acknowledge() override { return {}; }
-    std::uint8_t task_priority() override { return 0; }
-    void set_task_priority(std::uint8_t) override {}
-    std::uint64_t apic_base() override { return 0xFEE00900; }
-    bool set_apic_base(std::uint64_t) override { return true; }
-    std::optional<std::uint64_t> read_msr(std::uint32_t) override { return {}; }
-    bool write_msr(std::uint32_t, std::uint64_t) override { return false; }
-    void cpu_init() override {}
-  };
   /// Keeps the first exception; what follows is the absent IDT's.
   struct FirstException final : cpu::interp::TraceSink {
     void exception(const cpu::interp::Core&, const cpu::interp::Event& e) override {
@@ -73,7 +62,7 @@ class GuestCpu {
   std::unique_ptr<DataCopy> pristine_ = std::make_unique<DataCopy>();
   mem::AddressSpace memory_{"memory"}, io_{"io", 0x10000};
   mem::Mapping mapping_;
-  NoInterrupts interrupts_;
+  husk::testing::NoInterrupts interrupts_;
   testing::ManualClock clock_;
   Log log_;
   cpu::CpuModel model_;

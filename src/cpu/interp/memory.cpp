@@ -3,6 +3,7 @@
 
 #include "cpu/interp/block_cache.h"
 #include "cpu/interp/core.h"
+#include "cpu/interp/tag_search.h"
 #include "mem/guest_bytes.h"
 
 namespace husk::cpu::interp {
@@ -53,28 +54,6 @@ bool Core::aligned_or_fault(unsigned seg, std::uint64_t ea, std::size_t size) {
 namespace {
 std::uint16_t host_tag(const std::uint8_t* host_page) {
   return static_cast<std::uint16_t>(reinterpret_cast<std::uintptr_t>(host_page) / mem::kPageSize);
-}
-
-/// Calls `each(i)` for the elements that equal `wanted`: few, among many.
-template <std::size_t kSize, class Each>
-void each_equal(const std::array<std::uint16_t, kSize>& in, std::uint16_t wanted, Each&& each) {
-  using Eight [[gnu::vector_size(16)]] = std::uint16_t;
-  constexpr std::size_t kRun = 64;
-  static_assert(kSize % kRun == 0);
-  const Eight everywhere = Eight{} + wanted;
-  for (std::size_t at = 0; at < kSize; at += kRun) {
-    Eight any{};
-    for (std::size_t i = 0; i < kRun; i += 8) {
-      Eight some;
-      std::memcpy(&some, &in[at + i], sizeof some);
-      any |= static_cast<Eight>(some == everywhere);
-    }
-    std::uint64_t halves[2];
-    std::memcpy(halves, &any, sizeof halves);
-    if (!(halves[0] | halves[1])) continue;
-    for (std::size_t i = at; i < at + kRun; ++i)
-      if (in[i] == wanted) each(i);
-  }
 }
 }  // namespace
 

@@ -10,6 +10,7 @@
 #include "cpu/interp/core.h"
 #include "cpu/interp/vec_block.h"
 #include "testing/manual_clock.h"
+#include "testing/no_interrupts.h"
 
 namespace husk::cpu::interp {
 
@@ -73,17 +74,6 @@ class VectorMachine {
   }
 
  private:
-  struct NoInterrupts final : core::CpuInterrupts {
-    bool pending() override { return false; }
-    std::optional<std::uint8_t> acknowledge() override { return {}; }
-    std::uint8_t task_priority() override { return 0; }
-    void set_task_priority(std::uint8_t) override {}
-    std::uint64_t apic_base() override { return 0xFEE00900; }
-    bool set_apic_base(std::uint64_t) override { return true; }
-    std::optional<std::uint64_t> read_msr(std::uint32_t) override { return {}; }
-    bool write_msr(std::uint32_t, std::uint64_t) override { return false; }
-    void cpu_init() override {}
-  };
   static CpuModel everything() {
     CpuModel model;
     model.features.set();
@@ -93,7 +83,7 @@ class VectorMachine {
   mem::AddressSpace memory_{"memory"}, io_{"io", 0x10000};
   std::unique_ptr<mem::RamRegion> ram_ = mem::RamRegion::create("ram", 4 << 20).value();
   mem::Mapping mapping_ = memory_.map_ram(0, ram_->size(), *ram_, 0, true).value();
-  NoInterrupts interrupts_;
+  husk::testing::NoInterrupts interrupts_;
   testing::ManualClock clock_;
   Log log_;
   CpuModel model_ = everything();

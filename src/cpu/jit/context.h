@@ -88,10 +88,10 @@ struct Context {
   /// page that it was last given, to find slots by.
   std::uint16_t linear_tags[kDataSlots];
   std::uint16_t host_tags[kDataSlots];
-  std::uint16_t tlb_host_tags[3][2][kTlbEntries];
-  BesidePage beside[3][kBesidePages];  ///< by Core::MmuIndex and page number
-  std::uint32_t filled[3][kFilled];    ///< slots of both kinds in use, by their distance from GS; by Core::MmuIndex
-  JumpEntry jumps[3][kJumpEntries];    ///< by Core::MmuIndex
+  std::uint16_t tlb_host_tags[3][kTlbEntries];  ///< of the tables for stores
+  BesidePage beside[3][kBesidePages];           ///< by Core::MmuIndex and page number
+  std::uint32_t filled[3][kFilled];  ///< slots of both kinds in use, by their distance from GS; by Core::MmuIndex
+  JumpEntry jumps[3][kJumpEntries];  ///< by Core::MmuIndex
   HotCounters hot;
   std::uint32_t heat[kHeatCounters];  ///< runs left of blocks in their first form
 };

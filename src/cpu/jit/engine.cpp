@@ -1,7 +1,6 @@
 // husk: the JIT of one vCPU: what translated code asks for
 #include "cpu/jit/engine.h"
 
-#include <emmintrin.h>
 #include <sys/auxv.h>
 #include <sys/random.h>
 
@@ -12,6 +11,7 @@
 
 #include "base/bits.h"
 #include "base/check.h"
+#include "cpu/interp/tag_search.h"
 #include "cpu/jit/translator.h"
 
 namespace husk::cpu::jit {
@@ -114,22 +114,10 @@ bool Engine::empty_slots(unsigned mmu_index, SlotMark mark, Drops&& drops) {
 template <class Each>
 void Engine::slots_tagged(const std::uint16_t (&tags)[kDataSlots], unsigned mmu_index, bool write,
                           std::uint64_t page_number, Each&& each) {
-  constexpr unsigned kRun = 64;
   const auto [first, count] = kSlotShares[mmu_index][write];
-  const auto wanted = static_cast<std::uint16_t>(page_number);
-  const __m128i everywhere = _mm_set1_epi16(static_cast<short>(wanted));
-  const unsigned used = std::min(count, align_up(next_slot_[mmu_index][write], kRun));
-  static_assert(kDataSlots % kRun == 0);
-  for (unsigned at = first; at < first + used; at += kRun) {
-    __m128i any = _mm_setzero_si128();
-    for (unsigned i = 0; i < kRun; i += 8) {
-      const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(&tags[at + i]));
-      any = _mm_or_si128(any, _mm_cmpeq_epi16(eight, everywhere));
-    }
-    if (_mm_movemask_epi8(any) == 0) continue;
-    for (unsigned i = 0; i < kRun; ++i)
-      if (tags[at + i] == wanted) each(context_.slots[at + i]);
-  }
+  const unsigned used = std::min(count, align_up(next_slot_[mmu_index][write], 64u));
+  interp::each_equal({tags + first, used}, static_cast<std::uint16_t>(page_number),
+                     [&](std::size_t i) { each(context_.slots[first + i]); });
 }
 
 void Engine::forget_beside() {
@@ -251,12 +239,11 @@ bool Engine::write_access_dropped(const std::uint8_t* host_page) {
       any = true;
     });
     auto& table = context_.tlb[mmu_index][1];
-    for (unsigned i = 0; i < kTlbEntries; ++i) {
-      if (context_.tlb_host_tags[mmu_index][1][i] != static_cast<std::uint16_t>(host >> 12) || table[i].host != host)
-        continue;
+    interp::each_equal(context_.tlb_host_tags[mmu_index], static_cast<std::uint16_t>(host >> 12), [&](std::size_t i) {
+      if (table[i].host != host) return;
       make_empty(table[i], kEmptyListed);
       any = true;
-    }
+    });
   }
   return any;
 }
@@ -467,17 +454,18 @@ std::int32_t Engine::return_mark(std::uint32_t key) const {
   return static_cast<std::int32_t>(mixed >> 34);
 }
 
-Block* Engine::next_block(bool& global, const std::uint8_t*& exit) {
+bool Engine::may_go_on() {
   context_.reload_vectors = context_.reload_x87 = 0;
   // The callers on the return stack may lie elsewhere now.
   if (mapping_changed_) context_.stack_pointer = context_.return_stack;
+  if (single_block_ || must_leave()) return false;
+  core_.leave_block_ = mapping_changed_ = slots_changed_ = false;
+  return true;
+}
+
+Block* Engine::next_block(bool& global, const std::uint8_t*& exit) {
   bool fault = false;
-  Block* block = nullptr;
-  if (!single_block_ && !must_leave()) {
-    core_.leave_block_ = false;
-    mapping_changed_ = slots_changed_ = false;
-    block = find_block(fault, global);
-  }
+  Block* const block = find_block(fault, global);
   if (block)
     give_state();
   else
@@ -486,14 +474,12 @@ Block* Engine::next_block(bool& global, const std::uint8_t*& exit) {
 }
 
 const std::uint8_t* Engine::dispatch() {
+  if (!may_go_on()) return leave(Flow::next);
   const std::uint64_t rip = core_.s.rip;
   const unsigned table = core_.mmu_index_;
   const auto low = static_cast<std::uint32_t>(rip);
   JumpEntry& entry = context_.jumps[table][(low >> kJumpBits ^ low) & (kJumpEntries - 1)];
-  if (entry.rip == rip && !single_block_ && !must_leave() && jump_keys_[table] == key()) {
-    context_.reload_vectors = context_.reload_x87 = 0;
-    if (mapping_changed_) context_.stack_pointer = context_.return_stack;
-    mapping_changed_ = slots_changed_ = core_.leave_block_ = false;
+  if (entry.rip == rip && jump_keys_[table] == key()) {
     context_.page_base = align_down(rip, mem::kPageSize);
     give_state();
     return entry.host;
@@ -604,9 +590,14 @@ const std::uint8_t* Engine::glue_heated(Core* core, void* site_pointer) {
   ++self.statistics_.heated;
   *site.heat = ~std::uint32_t{0};
   self.hot_.insert(site.block);
-  self.cache_.forget(site.block, site.key);
-  if (self.cache_.full()) self.flush_wanted_ = true;
+  self.make_anew(site);
   return self.dispatch();
+}
+
+void Engine::make_anew(const MemorySite& site) {
+  cache_.forget(site.block, site.key);
+  // Without room for the jump to its successor the old code must not be entered again.
+  if (cache_.full()) flush_wanted_ = true;
 }
 
 void Engine::note_failed_group(MemorySite& site) {
@@ -619,8 +610,7 @@ void Engine::note_failed_group(MemorySite& site) {
   constexpr unsigned kTries = 8;
   if ((found && !crosses) || ++site.failures < kTries) return;
   ungrouped_.insert(site.code);
-  cache_.forget(site.block, site.key);
-  if (cache_.full()) flush_wanted_ = true;
+  make_anew(site);
 }
 
 const std::uint8_t* Engine::glue_need_x87(Core* core, void* resume) {
@@ -639,8 +629,7 @@ const std::uint8_t* Engine::glue_wander(Core* core, void* site_pointer) {
   // Its block is made anew, with the other form. What runs on from here is a block of its own until then.
   self.wandering_.insert(site.code);
   ++self.statistics_.wandering;
-  self.cache_.forget(site.block, site.key);
-  if (self.cache_.full()) self.flush_wanted_ = true;
+  self.make_anew(site);
   return self.dispatch();
 }
 
@@ -653,6 +642,7 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
   if (!core->code64()) core->s.rip &= 0xFFFFFFFF;
   bool global = false;
   const std::uint8_t* exit = nullptr;
+  if (!self.may_go_on()) return self.leave(Flow::next);
   Block* const block = self.next_block(global, exit);
   if (!block) return exit;
   ++self.statistics_.links;

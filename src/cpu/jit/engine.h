@@ -137,10 +137,14 @@ class Engine final : public interp::CodeEngine, private HostNames {
   const std::uint8_t* after_instruction(Flow flow, unsigned length, const std::uint8_t* resume);
   /// The code for the current CS:RIP, or the exit.
   const std::uint8_t* dispatch();
+  /// Translated code may run on from the current CS:RIP, and begins with nothing checked.
+  bool may_go_on();
   /// The same for who wants to remember the block; null: go to `exit`.
   Block* next_block(bool& global, const std::uint8_t*& exit);
   /// Makes anew the block of a check for several operands that fails too often.
   void note_failed_group(MemorySite& site);
+  /// The site's block is translated again when it is next wanted.
+  void make_anew(const MemorySite& site);
   const std::uint8_t* leave(Flow flow);
   /// Added to the guest addresses on the return stack, so that a RET in another mode does not take them for its own.
   std::int32_t return_mark(std::uint32_t key) const;

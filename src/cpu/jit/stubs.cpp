@@ -194,7 +194,7 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
     e.shift_imm(5, kHostRax, 3);
     e.shift_imm(5, kHostRcx, 12);
     e.byte(0x66);
-    e.gs(0x89, kHostRcx, gs(context_.tlb_host_tags[mmu_index][1][0]), false, kHostRax);
+    e.gs(0x89, kHostRcx, gs(context_.tlb_host_tags[mmu_index][0]), false, kHostRax);
     e.pop(kHostRax);
     e.pop(kHostRcx);
   }

@@ -264,9 +264,9 @@ void Translator::emit_stack_and_data(const Item& item, const FormPlan& plan) {
     return;
   }
   if (plan.way == Way::lea) {
-    Insn address = insn;
-    address.segment = kDs;  // LEA adds no segment base
-    emit_address(address, item.offset + insn.length);
+    Item address = item;
+    address.insn.segment = kDs;  // LEA adds no segment base
+    emit_address(address, 1);
     if (insn.op_size == 2) {
       const unsigned to = value_of(insn.reg, kHostR11);
       hot_.byte(0x66);
@@ -283,10 +283,7 @@ void Translator::emit_stack_and_data(const Item& item, const FormPlan& plan) {
   const bool store = plan.way == Way::move_moffs_store;
   free_flags(item.live_in);
   hot_.mov_imm(kHostR10, insn.addr_size == 8 ? insn.imm : static_cast<std::uint32_t>(insn.imm));
-  if (insn.segment >= kFs) {
-    hot_.load_gs(kHostR11, e_.gs(core_.s.seg[insn.segment].base), wide_);
-    hot_.lea(kHostR10, {kHostR10, kHostR11, 0, 0}, wide_);
-  }
+  if (insn.segment >= kFs) emit_segment_base(item, insn.op_size);
   emit_check(item, insn.op_size, store);
   if (insn.op_size == 2) hot_.byte(0x66);
   const std::uint32_t opcode = (store ? 0x88u : 0x8Au) | (insn.op_size > 1 ? 1u : 0u);

@@ -209,7 +209,7 @@ void Translator::emit_operand(const Item& item, unsigned which, unsigned bytes, 
   if (access.group == Access::kNoGroup) {
     free_flags(item.live_in);
     if (access.base == kNoRegister || access.base == kRipBase)
-      emit_address(item.insn, item.offset + item.insn.length);
+      emit_address(item, bytes);
     else
       emit_based(kHostR10, access, access.disp);
     emit_check(item, bytes, write, must_be_aligned(item.insn) ? bytes : 1);

@@ -445,6 +445,19 @@ TEST_P(Jit, NullDataSegmentFaultsInCodeThatWasTranslatedFlat) {
   run();
   EXPECT_EQ(get<std::uint32_t>(core->s.gpr[kRsp] + 4), kCode + 8) << "EIP of #GP's frame";
 }
+TEST_P(Jit, OffsetInFsThatWrapsFaults) {
+  protected_mode();
+  with_state([](CpuState& s) { s.seg[kFs].base = kData; });
+  // mov al, fs:[-1]; mov ebx, fs:[-4]; mov eax, fs:[-3]; hlt
+  code(kCode, {0x64, 0xA0, 0xFF, 0xFF, 0xFF, 0xFF, 0x64, 0x8B, 0x1D, 0xFC, 0xFF, 0xFF, 0xFF, 0x64, 0x8B, 0x05, 0xFD, 0xFF,
+               0xFF, 0xFF, 0xF4});
+  code(kHandlers + 13 * 16, {0xF4});
+  put<std::uint32_t>(kData - 4, 0x12345678);
+  run();
+  EXPECT_EQ(rax() & 0xFF, 0x12u);
+  EXPECT_EQ(core->s.gpr[kRbx], 0x12345678u);
+  EXPECT_EQ(get<std::uint32_t>(core->s.gpr[kRsp] + 4), kCode + 13) << "EIP of #GP's frame";
+}
 TEST_P(Jit, DivisionErrorsAreTheGuests) {
   long_mode();
   code(kHandlers, {0xF4});

@@ -45,7 +45,8 @@ void Translator::emit_x87_resident(std::uint16_t live) {
 
 // ---- memory ----
 
-void Translator::emit_address(const Insn& insn, unsigned end_offset) {
+void Translator::emit_address(const Item& item, unsigned bytes) {
+  const Insn& insn = item.insn;
   HostAddress m;
   const bool wide = insn.addr_size == 8;
   bool in_place = false;  // R10 holds the address already
@@ -53,7 +54,7 @@ void Translator::emit_address(const Insn& insn, unsigned end_offset) {
   if (insn.base == kRipBase) {
     hot_.load_gs(kHostR10, e_.gs(e_.context_.page_base));
     m.base = kHostR10;
-    m.disp += static_cast<std::int32_t>(end_offset);
+    m.disp += static_cast<std::int32_t>(item.offset + insn.length);
   } else if (insn.base != kNoRegister) {
     m.base = static_cast<std::uint8_t>(value_of(insn.base, kHostR10));
   }
@@ -72,10 +73,17 @@ void Translator::emit_address(const Insn& insn, unsigned end_offset) {
     hot_.mov(kHostR10, m.base);
   else if (!in_place)
     hot_.lea(kHostR10, m, wide);
-  if (insn.segment >= kFs) {
-    hot_.load_gs(kHostR11, e_.gs(core_.s.seg[insn.segment].base), wide_);
-    hot_.lea(kHostR10, {kHostR10, kHostR11, 0, 0}, wide_);
+  if (insn.segment >= kFs) emit_segment_base(item, bytes);
+}
+
+void Translator::emit_segment_base(const Item& item, unsigned bytes) {
+  // An offset that wraps faults (see Core::segment_access()). Below a base of zero it ends its page, which is checked anyway.
+  if (!wide_ && bytes > 1) {
+    hot_.alu_imm(7, kHostR10, -static_cast<std::int32_t>(bytes), false);
+    hot_.jcc(kAbove, cold_slow(item));
   }
+  hot_.load_gs(kHostR11, e_.gs(core_.s.seg[item.insn.segment].base), wide_);
+  hot_.lea(kHostR10, {kHostR10, kHostR11, 0, 0}, wide_);
 }
 
 DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, unsigned align, const Access* leader,

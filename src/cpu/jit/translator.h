@@ -124,8 +124,11 @@ class Translator {
   static void emit_canonical_check(Emitter& e, const std::uint8_t* slow);
 
   // memory
-  /// Linear address of the operand into R10; R11 is used. Touches no flags.
-  void emit_address(const Insn& insn, unsigned end_offset);
+  /// Linear address of the operand of `bytes` into R10; R11 is used. Outside 64-bit mode the flags must be free if the
+  /// segment is FS or GS and there is more than one byte.
+  void emit_address(const Item& item, unsigned bytes);
+  /// Adds the base of FS or GS to the offset in R10: the second half of emit_address().
+  void emit_segment_base(const Item& item, unsigned bytes);
   /// R10: host address of an access of the instruction. R11 is used, and the flags where a check is needed.
   void emit_operand(const Item& item, unsigned which, unsigned bytes, bool write);
   void emit_based(unsigned to, const Access& access, std::int32_t disp);

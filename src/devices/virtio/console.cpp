@@ -64,17 +64,21 @@ void Console::start() {
 }
 
 void Console::device_reset() {
+  take_no_input();
   for (ConsolePortState& port : state_.ports) port = {.host_connected = port.host_connected};
   state_.driver_ready = false;
   state_.messages.clear();
 }
 
 void Console::activated() {
-  for (std::size_t port = 0; port < ports_.size(); ++port) update_credit(port);
+  // Not now: when a state is loaded, the guest's memory may be loaded after the device.
+  for (std::size_t port = 0; port < ports_.size(); ++port)
+    if (usable(receive_queue(port))) handle_later(receive_queue(port));
 }
 
-void Console::loaded() {
-  for (std::size_t port = 0; port < ports_.size(); ++port) update_credit(port);
+void Console::take_no_input() {
+  for (const Port& port : ports_)
+    if (port.backend) port.backend->set_read_credit(0);
 }
 
 Status Console::validate_device(const ConsoleState& incoming) const {

@@ -72,7 +72,6 @@ class Console final : public Base<ConsoleState> {
   void device_reset() override;
   void fill_config(std::span<std::uint8_t> bytes) override;
   Status validate_device(const ConsoleState& incoming) const override;
-  void loaded() override;
 
   bool multiport() const { return negotiated_bit(1); }
   static unsigned receive_queue(std::size_t port) { return port == 0 ? 0 : static_cast<unsigned>(port * 2 + 2); }
@@ -82,6 +81,8 @@ class Console final : public Base<ConsoleState> {
   void introduce(std::size_t port);
   void receive(std::size_t port, std::span<const std::uint8_t> data);
   void connection(std::size_t port, bool connected);
+  void loaded() override { take_no_input(); }
+  void take_no_input();
   void update_credit(std::size_t port);
   void transmit(std::size_t port);
 

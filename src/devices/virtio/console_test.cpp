@@ -147,6 +147,21 @@ TEST_F(ConsoleTest, AClosedPortTakesNothingUntilTheGuestOpensIt) {
   EXPECT_EQ(second.output, "ok");
 }
 
+TEST_F(ConsoleTest, ALoadLooksAtNoRingUntilTheMachineRuns) {
+  make(VirtioDriver::kVersion1 | 1);
+  buffer(0, 64);
+  const auto saved = testing::saved_state(*console);
+  // Memory that is loaded after the device: until then nothing in it makes sense.
+  const mem::Gpa index = driver.ring(0).driver + 2;
+  (void)machine.memory.store<std::uint16_t>(index, 0x7000);
+  ASSERT_TRUE(testing::load_state(*console, saved));
+  EXPECT_EQ(testing::saved_state(*console), saved);
+  (void)machine.memory.store<std::uint16_t>(index, 1);
+  machine.clock.advance(1);
+  EXPECT_EQ(driver.status(), 15);
+  EXPECT_EQ(first.deliver("hello"), 5u);
+}
+
 TEST_F(ConsoleTest, NonsenseOnTheControlQueueIsIgnored) {
   make();
   tell(200, 3, 1);

@@ -121,14 +121,17 @@ void CodeCache::forward(Block& block) {
   // No room for it: the owner empties the cache before anything runs again.
   if (cold_ + 64 > cold_end_) return;
   LinkSite& site = new_link_site();
+  Emitter entry{block.written_entry};
+  entry.jmp(cold_);
   Emitter cold{cold_};
+  // Only jump tables lead here: the block may not have wanted flags, its successor may.
+  cold.bytes(restore_flags_.data(), restore_flags_.size());
+  site.patch = cold.jmp_forward();
+  cold.bind(site.patch);
   site.unlinked = running(cold.at);
   site.offset = static_cast<std::int32_t>(reinterpret_cast<std::uintptr_t>(block.code) & (mem::kPageSize - 1));
   cold.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   cold.jmp(link_stub_);
-  Emitter entry{block.written_entry};
-  entry.jmp(cold_);
-  site.patch = entry.at - 4;
   cold_ = cold.at;
 }
 

@@ -20,6 +20,8 @@ struct Block {
       nullptr;  ///< host address of the first guest byte: identity of the code, whatever maps to it
   const std::uint8_t* entry = nullptr;    ///< running address
   std::uint8_t* written_entry = nullptr;  ///< the same, where it is written
+  bool wants_flags = true;                ///< reads flags that it did not set itself
+  const std::uint8_t* spilled_entry = nullptr;  ///< of a block that wants flags: restores them first (running address)
   std::uint32_t key = 0;
   std::uint16_t bytes = 0;
   std::uint64_t looked_at = 0;  ///< granules of the page whose bytes the translation relies on besides its own
@@ -112,6 +114,8 @@ class CodeCache {
 
   /// Where code that asks for a link begins (written address): R11 LinkSite.
   void set_link_stub(const std::uint8_t* stub) { link_stub_ = stub; }
+  /// Code that takes the flags from the context. It is copied to where it is needed.
+  void set_restore_flags(std::vector<std::uint8_t> code) { restore_flags_ = std::move(code); }
 
   MemorySite& new_memory_site() { return memory_sites_.emplace_back(); }
   CallSite& new_call_site() { return call_sites_.emplace_back(); }
@@ -142,6 +146,7 @@ class CodeCache {
   std::uint8_t *hot_, *hot_begin_, *hot_end_;
   std::uint8_t *cold_, *cold_begin_, *cold_end_;
   const std::uint8_t* link_stub_ = nullptr;
+  std::vector<std::uint8_t> restore_flags_;
   std::vector<Block*> buckets_ = std::vector<Block*>(std::size_t{1} << kBucketBits);
   std::unordered_map<const std::uint8_t*, Page> pages_;
   std::deque<Block> blocks_;

@@ -13,6 +13,10 @@ inline constexpr unsigned kTlbBits = 10;
 inline constexpr unsigned kTlbEntries = 1u << kTlbBits;
 inline constexpr unsigned kJumpBits = 11;
 inline constexpr unsigned kJumpEntries = 1u << kJumpBits;
+/// Where jumps to `rip` are looked up. Targets near each other, as those of one program's dispatch, do not collide.
+constexpr unsigned jump_index(std::uint64_t rip) {
+  return (static_cast<std::uint32_t>(rip) >> kJumpBits ^ static_cast<std::uint32_t>(rip)) & (kJumpEntries - 1);
+}
 
 /// A translated page of one memory operand (or of a few that share the slot): linear ^ page is below the page's size
 /// if the operand is in it, and linear + addend is its host address.

@@ -42,6 +42,16 @@ void Translator::emit_link(std::int64_t target, bool call, bool looked_up) {
   Emitter::set_relative(hot_.at - 4, site.slot);
 }
 
+void Translator::emit_link_if(unsigned condition, std::int64_t target) {
+  LinkSite& site = e_.cache_.new_link_site();
+  site.unlinked = e_.cache_.running(cold_.at);
+  site.offset = static_cast<std::int32_t>(target);
+  hot_.jcc(condition, cold_.at);
+  site.patch = hot_.at - 4;
+  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+  cold_.jmp(e_.stubs_.link_host);
+}
+
 void Translator::emit_cold_exit(std::int64_t target) {
   cold_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
   cold_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(target)}, wide_);
@@ -49,18 +59,26 @@ void Translator::emit_cold_exit(std::int64_t target) {
   cold_.jmp(flags_ == Flags::spilled ? e_.stubs_.exit_spilled : e_.stubs_.exit_host);
 }
 
-void Translator::emit_attention_check(std::int64_t target) {
-  hot_.cmp_gs_imm8(e_.gs(core_.attention_), 0);
-  hot_.jcc(kNotZero, cold_.at);
+void Translator::emit_attention_check(std::int64_t target, std::uint16_t live) {
+  if (flags_ == Flags::host && live) {
+    // Without touching the flags.
+    hot_.mov(kHostR11, kHostRcx);
+    hot_.load_gs(kHostRcx, e_.gs(core_.attention_), false);
+    hot_.byte(0xE3);  // jrcxz
+    hot_.byte(5);
+    hot_.jmp(cold_.at);
+    hot_.mov(kHostRcx, kHostR11);
+    cold_.mov(kHostRcx, kHostR11);
+  } else {
+    hot_.cmp_gs_imm8(e_.gs(core_.attention_), 0);
+    hot_.jcc(kNotZero, cold_.at);
+  }
   emit_cold_exit(target);
 }
 
 void Translator::emit_exit(std::int64_t target, std::uint16_t live) {
   // Interrupts are taken at the back edges: no loop is without one.
-  if (target < static_cast<std::int64_t>(end_)) {
-    free_flags(live);
-    emit_attention_check(target);
-  }
+  if (target < static_cast<std::int64_t>(end_)) emit_attention_check(target, live);
   if (live) want_flags();
   emit_link(target, false);
 }
@@ -70,10 +88,14 @@ void Translator::emit_jcc(const Item& item) {
   const std::int64_t behind = end_;
   const std::int64_t target = behind + static_cast<std::int64_t>(item.insn.imm);
   want_flags();
-  std::uint8_t* const not_taken = hot_.jcc_forward(condition ^ 1);
-  emit_exit(target, flags_wanted(target));
-  hot_.bind(not_taken);
-  flags_ = Flags::host;
+  if (target >= behind && target < static_cast<std::int64_t>(mem::kPageSize)) {
+    emit_link_if(condition, target);
+  } else {
+    std::uint8_t* const not_taken = hot_.jcc_forward(condition ^ 1);
+    emit_exit(target, flags_wanted(target));
+    hot_.bind(not_taken);
+    flags_ = Flags::host;
+  }
   emit_exit(behind, flags_wanted(behind));
 }
 
@@ -118,7 +140,6 @@ void Translator::emit_target(const Item& item) {
   } else {
     hot_.mov(kHostR10, value_of(item.insn.rm, kHostR10), wide_);
   }
-  if (wide_) emit_canonical_check(hot_, cold_slow(item));
 }
 
 void Translator::abandon_sites() {
@@ -142,6 +163,7 @@ void Translator::emit_near_call(const Item& item, bool indirect) {
 
   if (indirect) {
     emit_target(item);
+    if (wide_) emit_canonical_check(hot_, cold_slow(item));
     hot_.store_gs(value, kHostR10);
   }
   emit_operand(item, indirect && insn.memory ? 1 : 0, word_, true);
@@ -177,8 +199,16 @@ void Translator::emit_near_call(const Item& item, bool indirect) {
 void Translator::emit_jump_indirect(const Item& item) {
   free_flags(item.live_in);
   emit_target(item);
+  std::uint8_t* miss = e_.stubs_.look_up;
+  if (wide_) {
+    // No address that is not canonical is in the table.
+    const std::uint8_t* const slow = cold_slow(item);
+    miss = cold_.at;
+    emit_canonical_check(cold_, slow);
+    cold_.jmp(e_.stubs_.look_up);
+  }
   // In line, so that the host predicts each such jump for itself.
-  e_.emit_indirect(hot_, core_.mmu_index_, e_.stubs_.look_up);
+  e_.emit_indirect(hot_, core_.mmu_index_, miss);
   abandon_sites();
 }
 

@@ -74,6 +74,10 @@ Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory, const EngineOptio
   forget_beside();
   make_stubs();
   cache_.set_link_stub(stubs_.link_host);
+  std::array<std::uint8_t, 32> restore_flags;
+  Emitter e{restore_flags.data()};
+  emit_restore_flags(e, kHostR11);
+  cache_.set_restore_flags({restore_flags.data(), e.at});
   cache_.keep_all();
   reset_jumps(false);
 }
@@ -477,8 +481,7 @@ const std::uint8_t* Engine::dispatch() {
   if (!may_go_on()) return leave(Flow::next);
   const std::uint64_t rip = core_.s.rip;
   const unsigned table = core_.mmu_index_;
-  const auto low = static_cast<std::uint32_t>(rip);
-  JumpEntry& entry = context_.jumps[table][(low >> kJumpBits ^ low) & (kJumpEntries - 1)];
+  JumpEntry& entry = context_.jumps[table][jump_index(rip)];
   if (entry.rip == rip && jump_keys_[table] == key()) {
     context_.page_base = align_down(rip, mem::kPageSize);
     give_state();
@@ -488,11 +491,24 @@ const std::uint8_t* Engine::dispatch() {
   const std::uint8_t* exit = nullptr;
   Block* const block = next_block(global, exit);
   if (!block) return exit;
-  if ((core_.cpl_ != 0 || global) && may_link(*block, true)) {
-    entry = {rip, block->entry};
+  if (const std::uint8_t* host = nullptr;
+      (core_.cpl_ != 0 || global) && may_link(*block, true) && (host = spilled_entry(*block))) {
+    entry = {rip, host};
     note_executable(rip, core_.cpl_ == 0, block->crosses);
   }
   return block->entry;
+}
+
+const std::uint8_t* Engine::spilled_entry(Block& block) {
+  if (!block.wants_flags) return block.entry;
+  if (!block.spilled_entry && !cache_.full()) {
+    Emitter cold{cache_.cold()};
+    block.spilled_entry = cache_.running(cold.at);
+    emit_restore_flags(cold, kHostR11);
+    cold.jmp(block.written_entry);
+    cache_.use(cache_.hot(), cold.at);
+  }
+  return block.spilled_entry;
 }
 
 const std::uint8_t* Engine::after_instruction(Flow flow, unsigned length, const std::uint8_t* resume) {

@@ -141,6 +141,8 @@ class Engine final : public interp::CodeEngine, private HostNames {
   bool may_go_on();
   /// The same for who wants to remember the block; null: go to `exit`.
   Block* next_block(bool& global, const std::uint8_t*& exit);
+  /// Where to enter a block while the flags are in the context; null: there is no room for it.
+  const std::uint8_t* spilled_entry(Block& block);
   /// Makes anew the block of a check for several operands that fails too often.
   void note_failed_group(MemorySite& site);
   /// The site's block is translated again when it is next wanted.

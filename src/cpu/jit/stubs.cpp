@@ -309,11 +309,13 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   e.jmp(from_core);
 }
 
-/// R10: guest address. The flags are spilled; `slow` has the jump looked up.
+/// R10: guest address. The flags are spilled, and stay so: who wants them restores them. `slow` has the jump looked up.
 void Engine::emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow) const {
   const std::int32_t entries = gs(context_.jumps[table][0]);
   e.cmp_gs_imm8(gs(core_.attention_), 0);
   e.jcc(kNotZero, slow);
+  // jump_index(), times the size of an entry
+  static_assert(sizeof(JumpEntry) == 16);
   e.mov(kHostR11, kHostR10, false);
   e.shift_imm(5, kHostR11, kJumpBits, false);
   e.rr(0x33, kHostR11, kHostR10, false);
@@ -324,7 +326,6 @@ void Engine::emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow)
   e.gs(0x8B, kHostR11, entries + static_cast<std::int32_t>(offsetof(JumpEntry, host)), true, kHostR11);
   e.alu_imm(4, kHostR10, -4096);
   e.store_gs(gs(context_.page_base), kHostR10);
-  emit_restore_flags(e, kHostR10);
   e.jmp_reg(kHostR11);
 }
 

@@ -447,6 +447,7 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   block.entry = e_.cache_.running(hot_.at);
   block.written_entry = hot_.at;
   block.key = key;
+  block.wants_flags = count_ == 0 || items_[0].live_in;
   const std::uint8_t* const cold_begin = cold_.at;
   if (e_.count_) emit_count();
   for (unsigned i = 0; i < count_; ++i) emit(items_[i]);

@@ -115,7 +115,9 @@ class Translator {
   void emit_exit(std::int64_t target, std::uint16_t live);
   /// `looked_up`: the jump holds only as long as the mapping does, though the target lies in the same page.
   void emit_link(std::int64_t target, bool call, bool looked_up = false);
-  void emit_attention_check(std::int64_t target);
+  /// The same for a conditional jump forward in the page.
+  void emit_link_if(unsigned condition, std::int64_t target);
+  void emit_attention_check(std::int64_t target, std::uint16_t live);
   /// Out of line: leaves translated code, to go on at `target` later.
   void emit_cold_exit(std::int64_t target);
   /// Where an indirect jump or call goes, into R10.

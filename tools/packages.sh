@@ -10,7 +10,7 @@ husk_build_packages=(
 husk_guest_packages=(ca-certificates)
 husk_test_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev git nasm gdb acpica-tools dmidecode
-  qemu-system-x86 qemu-utils nbdkit cpio expect
+  qemu-system-x86 qemu-utils nbdkit cpio expect tshark passt
 )
 husk_lint_packages=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev)
 

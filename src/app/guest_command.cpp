@@ -53,6 +53,10 @@ Result<std::string> real_directory(const std::string& path) {
 }
 
 bool has_network(const machine::MachineConfig& config) { return !config.netdevs.empty(); }
+/// Of other networks nobody knows the addresses.
+bool has_user_network(const machine::MachineConfig& config) {
+  return has_network(config) && std::holds_alternative<machine::UserNetConfig>(config.netdevs.front().kind);
+}
 
 unsigned disk_count(const machine::MachineConfig& config) {
   return static_cast<unsigned>(std::count_if(config.virtio.begin(), config.virtio.end(), [](const auto& device) {
@@ -252,7 +256,7 @@ std::string CommandRun::describe(const machine::MachineConfig& config, std::span
   if (!modules_place_.empty()) add("share", fmt::format("ro {} {}", kModulesTag, modules_place_));
   for (unsigned i = 0; i < std::min(disk_count(config), 26u); ++i)
     add("disk", fmt::format("vd{}", static_cast<char>('a' + i)));
-  if (has_network(config)) add("network", "10.0.2.15 10.0.2.2 10.0.2.3");
+  if (has_user_network(config)) add("network", "10.0.2.15 10.0.2.2 10.0.2.3");
   if (terminal_) {
     winsize size{};
     if (::ioctl(STDIN_FILENO, TIOCGWINSZ, &size) != 0) size = {};

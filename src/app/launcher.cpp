@@ -244,10 +244,12 @@ machine::VirtioSpec Launch::virtio_spec(const machine::VirtioConfig& device) {
     spec.block = [this, id = blk->drive](mem::LockDomain& domain, const std::string&) {
       return outside_.attach_drive(id, domain);
     };
-  if (const auto* net = std::get_if<machine::VirtioNetConfig>(&device); net && !net->netdev.empty())
+  if (const auto* net = std::get_if<machine::VirtioNetConfig>(&device); net && !net->netdev.empty()) {
+    if (net->multi_queue) spec.net_queues = outside_.network_queues(net->netdev);
     spec.net = [this, id = net->netdev](mem::LockDomain& domain, const std::string&) {
       return outside_.attach_network(id, domain);
     };
+  }
   if (const auto* fs = std::get_if<machine::VirtioFsConfig>(&device))
     spec.fs = [this, id = fs->folder](mem::LockDomain& domain, const std::string&) {
       return outside_.attach_folder(id, domain);

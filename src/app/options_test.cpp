@@ -276,7 +276,7 @@ INSTANTIATE_TEST_SUITE_P(
         Malformed{{"-device", "e1000"}, "there is no device 'e1000'"},
         Malformed{{"-display", "gtk"}, "there is no display 'gtk'"}, Malformed{{"-vga", "std"}, "'std' is not there"},
         Malformed{{"-monitor", "stdio"}, "the monitor on 'stdio' is not there"},
-        Malformed{{"-nic", "tap"}, "there is no network 'tap'"}, Malformed{{"-gdb", "tcp::x"}, "'x' is not a TCP port"},
+        Malformed{{"-nic", "tap"}, "no script of its own"}, Malformed{{"-gdb", "tcp::x"}, "'x' is not a TCP port"},
         Malformed{{"-gdb", "stdio"}, "not a TCP port"},
         Malformed{{"-rtc", "base=yesterday"}, "'yesterday' is not a date"},
         Malformed{{"-rtc", "clock=sun"}, "no clock 'sun'"},

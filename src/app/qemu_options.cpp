@@ -5,6 +5,7 @@
 #include <array>
 
 #include "app/qemu_properties.h"
+#include "app/qemu_network.h"
 #include "app/qemu_virtio.h"
 
 namespace husk::app {
@@ -332,9 +333,16 @@ constexpr Option kOptions[] = {
      [](Parser& parser, const std::string& value) { return parser.only(value, "none", "the monitor on"); }},
     {"parallel", "none", "no parallel port", none_only},
     {"net", "none", "no network", none_only},
-    {"nic", "user[,mac=ADDRESS][,hostfwd=RULE...]|none", "a virtio network card on a user-mode network",
+    {"nic", "user|tap|bridge|stream|dgram|socket|passt[,mac=ADDRESS][,...]|none",
+     "a virtio network card and its network, as -netdev has it",
      [](Parser& parser, const std::string& value) { return add_nic_option(parser.config, value); }},
-    {"netdev", "user,id=ID[,hostfwd=tcp|udp:[HOST]:PORT-[GUEST]:PORT][,restrict=on]", "a network for a card",
+    {"netdev",
+     "user,id=ID[,hostfwd=tcp|udp:[HOST]:PORT-[GUEST]:PORT][,restrict=on], "
+     "tap,id=ID[,ifname=NAME|fd=N|fds=N:N...|br=BRIDGE][,script=FILE|no][,queues=N][,vnet_hdr=off], "
+     "bridge,id=ID,br=NAME, stream,id=ID,addr.type=unix|inet|fd,...[,server=on][,reconnect=SECONDS], "
+     "dgram,id=ID,local.type=...,remote.type=..., socket,id=ID,listen|connect|mcast|udp|fd=..., "
+     "passt,id=ID[,path=PROGRAM]",
+     "a network for a card; JSON too",
      [](Parser& parser, const std::string& value) { return add_netdev_option(parser.config, value); }},
     {"drive", "file=FILE[,format=raw|qcow2][,if=virtio|none][,id=ID][,cache=MODE][,readonly=on][,snapshot=on]",
      "a disk; with if=virtio also its device",
@@ -343,7 +351,8 @@ constexpr Option kOptions[] = {
      [](Parser& parser, const std::string& value) { return add_blockdev_option(parser.config, value); }},
     {"fsdev", "local,id=ID,path=DIR[,readonly=on][,cache=none|auto|always]", "a folder for virtio-fs",
      [](Parser& parser, const std::string& value) { return add_fsdev_option(parser.config, value); }},
-    {"object", "rng-random|rng-builtin|iothread,id=ID", "what husk has in any case",
+    {"object", "filter-dump,id=ID,netdev=ID,file=FILE[,maxlen=BYTES]|rng-random|rng-builtin|iothread,id=ID",
+     "a file of a network's frames (pcap); or what husk has in any case",
      [](Parser& parser, const std::string& value) { return add_object_option(parser.config, value); }},
     {"nodefaults", "", "no device that is not asked for", set_flag<&Parser::no_defaults>},
     {"no-user-config", "", "nothing: husk reads no configuration file", nothing},

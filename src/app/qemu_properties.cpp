@@ -2,8 +2,46 @@
 #include "app/qemu_properties.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 namespace husk::app {
+
+namespace {
+/// Commas in values are doubled.
+Status flatten(const nlohmann::json& value, const std::string& key, std::string& out) {
+  if (value.is_object()) {
+    for (const auto& [name, inner] : value.items())
+      HUSK_TRY(flatten(inner, key.empty() ? name : key + "." + name, out));
+    return {};
+  }
+  // A list of texts, as of port forwards: QEMU writes each as {"str": TEXT}.
+  if (value.is_array() && std::all_of(value.begin(), value.end(), [](const nlohmann::json& one) {
+        return one.is_object() && one.size() == 1 && one.contains("str") && one["str"].is_string();
+      })) {
+    for (const nlohmann::json& one : value) HUSK_TRY(flatten(one["str"], key, out));
+    return {};
+  }
+  if (value.is_array() || value.is_null() || key.empty())
+    return refuse(fmt::format("'{}' has a value of a kind that is not understood", key),
+                  "give a string, number or truth value");
+  std::string text = value.is_string()    ? value.get<std::string>()
+                     : value.is_boolean() ? (value.get<bool>() ? "on" : "off")
+                                          : value.dump();
+  for (std::size_t at = 0; (at = text.find(',', at)) != std::string::npos; at += 2) text.insert(at, ",");
+  out += (out.empty() ? "" : ",") + key + "=" + text;
+  return {};
+}
+}  // namespace
+
+Result<std::string> flat_properties(const std::string& text, std::string_view what) {
+  if (!text.starts_with('{')) return text;
+  const auto json = nlohmann::json::parse(text, nullptr, false);
+  if (json.is_discarded() || !json.is_object())
+    return refuse(fmt::format("{}: the JSON is not well-formed", what), "give an object");
+  std::string flat;
+  HUSK_TRY(flatten(json, "", flat));
+  return flat;
+}
 
 std::unexpected<Error> refuse(std::string message, std::string next_step) {
   return std::unexpected(Error{std::move(message), std::move(next_step)});

@@ -40,6 +40,10 @@ class Properties {
   std::vector<std::string> asked_;
 };
 
+/// An option that may be written as a JSON object, as key=value pairs: {"a": {"b": 1}} is a.b=1, {"k": [{"str": "v"}]}
+/// is k=v. Other text comes back as it is.
+Result<std::string> flat_properties(const std::string& text, std::string_view what);
+
 std::unexpected<Error> refuse(std::string message, std::string next_step);
 
 }  // namespace husk::app

@@ -1,4 +1,4 @@
-// husk: QEMU's options for virtio devices, disks and networks
+// husk: QEMU's options for virtio devices, disks and folders
 #pragma once
 
 #include <span>
@@ -20,15 +20,9 @@ std::string virtio_device_help();
 Status add_drive_option(machine::MachineConfig& config, std::string_view text);
 /// -blockdev, in QEMU's dotted form or as JSON.
 Status add_blockdev_option(machine::MachineConfig& config, const std::string& text);
-/// -netdev user,id=ID,...
-Status add_netdev_option(machine::MachineConfig& config, std::string_view text);
-/// -nic user[,model=virtio-net-pci][,mac=...],... or none.
-Status add_nic_option(machine::MachineConfig& config, std::string_view text);
 /// -fsdev local,id=ID,path=DIR[,readonly=on]
 Status add_fsdev_option(machine::MachineConfig& config, std::string_view text);
-/// -object: rng-random, rng-builtin and iothread are taken for what husk does anyway.
-Status add_object_option(machine::MachineConfig& config, std::string_view text);
-/// A `tcp|udp:[host]:port-[guest]:port` forward.
-Result<machine::HostForward> parse_host_forward(std::string_view text);
+/// -object: filter-dump; rng-random, rng-builtin and iothread are taken for what husk does anyway. JSON too.
+Status add_object_option(machine::MachineConfig& config, const std::string& text);
 
 }  // namespace husk::app

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "app/exit_status.h"
+#include "app/qemu_network.h"
 #include "app/qemu_options.h"
 #include "app/qemu_properties.h"
 #include "app/qemu_virtio.h"
@@ -66,7 +67,9 @@ std::unique_ptr<CLI::App> make_parser(Written& written) {
       ->type_name("FILE")
       ->group(machine);
   app->add_option("--net", written.networks,
-                  "user[,...]: a virtio network card, the host being 10.0.2.2; or none (none)")
+                  "a virtio network card. user: the host is 10.0.2.2, no rights needed; tap=NAME, bridge=NAME: an "
+                  "interface of the host; passt; stream, dgram with QEMU's properties; none. [,capture=FILE][,mac=...] "
+                  "(none)")
       ->type_name("KIND")
       ->group(machine);
   app->add_option("--port", written.ports, "[udp:][ADDRESS:]HOSTPORT:GUESTPORT: forward a port of the host")
@@ -214,13 +217,19 @@ Result<machine::HostForward> parse_port(std::string_view text) {
 }
 
 Status apply_network(MachineConfig& config, const Written& written) {
-  for (const std::string& text : written.networks) HUSK_TRY(of("--net", add_nic_option(config, text)));
+  for (const std::string& text : written.networks) HUSK_TRY(of("--net", add_run_network(config, text)));
   if (!written.ports.empty() && config.netdevs.empty())
     HUSK_TRY(of("--port", written.networks.empty()
-                              ? add_nic_option(config, "user")
+                              ? add_run_network(config, "user")
                               : Status(refuse("there is no network to forward to", "add --net user"))));
+  if (written.ports.empty()) return {};
+  const auto user = std::find_if(config.netdevs.begin(), config.netdevs.end(), [](const machine::NetdevConfig& one) {
+    return std::holds_alternative<machine::UserNetConfig>(one.kind);
+  });
+  if (user == config.netdevs.end())
+    return refuse("--port: only a network of kind user forwards ports", "add --net user, or leave --port out");
   for (const std::string& text : written.ports)
-    config.netdevs.front().forwards.push_back(HUSK_TRY(of("--port", parse_port(text))));
+    std::get<machine::UserNetConfig>(user->kind).forwards.push_back(HUSK_TRY(of("--port", parse_port(text))));
   return {};
 }
 

@@ -5,6 +5,11 @@
 
 #include "block/open.h"
 #include "machine/block_bridge.h"
+#include "netdev/capture.h"
+#include "netdev/dgram.h"
+#include "netdev/passt.h"
+#include "netdev/stream.h"
+#include "netdev/tap.h"
 
 namespace husk::app {
 
@@ -29,7 +34,7 @@ Result<const Config*> find(const std::vector<Config>& all, const std::string& id
 }  // namespace
 
 StorageAndNetworks::~StorageAndNetworks() {
-  networks_.clear();
+  user_networks_.clear();
   for (auto& [id, disk] : disks_)
     if (auto closed = block::close_node(*blocks_, *disk); !closed)
       log_.error("drive {}: {}", id, closed.error().text());
@@ -53,19 +58,58 @@ Result<std::unique_ptr<core::BlockBackend>> StorageAndNetworks::attach_drive(con
 Result<std::unique_ptr<core::NetBackend>> StorageAndNetworks::attach_network(const std::string& id,
                                                                              mem::LockDomain& domain) {
   const machine::NetdevConfig& config = *HUSK_TRY(find(config_.netdevs, id, "network"));
-  if (networks_.contains(id)) return fail("two devices want the network '{}'", id);
-  netdev::UserNetworkOptions options{.restricted = config.restricted,
-                                     .ipv4 = config.ipv4,
-                                     .ipv6 = config.ipv6,
-                                     .hostname = config.hostname,
-                                     .capture = config.capture};
-  for (const machine::HostForward& forward : config.forwards)
+  if (!networks_.insert(id).second) return fail("two devices want the network '{}'", id);
+  auto opened = open_network(config, domain);
+  if (!opened) return std::unexpected(std::move(opened).error().within("network " + id));
+  std::unique_ptr<core::NetBackend> network = std::move(*opened);
+  for (const machine::FrameDumpConfig& dump : config_.frame_dumps)
+    if (dump.netdev == id)
+      network =
+          netdev::captured(std::move(network), HUSK_TRY(netdev::PacketCapture::create(dump.file, dump.most_bytes)));
+  return network;
+}
+
+unsigned StorageAndNetworks::network_queues(const std::string& id) const {
+  for (const machine::NetdevConfig& config : config_.netdevs)
+    if (const auto* tap = std::get_if<machine::TapConfig>(&config.kind); tap && config.id == id) return tap->queues;
+  return 1;
+}
+
+Result<std::unique_ptr<core::NetBackend>> StorageAndNetworks::open_network(const machine::NetdevConfig& config,
+                                                                           mem::LockDomain& domain) {
+  if (const auto* tap = std::get_if<machine::TapConfig>(&config.kind))
+    return netdev::open_tap(loop_, log_, domain,
+                            {.interface = tap->interface,
+                             .descriptors = tap->descriptors,
+                             .queues = tap->queues,
+                             .offloads = tap->offloads,
+                             .script = tap->script,
+                             .down_script = tap->down_script,
+                             .helper = tap->helper,
+                             .bridge = tap->bridge});
+  if (const auto* stream = std::get_if<machine::StreamConfig>(&config.kind))
+    return netdev::open_stream(loop_, log_, domain,
+                               {.address = stream->address,
+                                .descriptor = stream->descriptor,
+                                .server = stream->server,
+                                .reconnect = stream->reconnect_ns});
+  if (const auto* dgram = std::get_if<machine::DgramConfig>(&config.kind))
+    return netdev::open_dgram(loop_, log_, domain,
+                              {.local = dgram->local, .remote = dgram->remote, .descriptor = dgram->descriptor});
+  if (const auto* passt = std::get_if<machine::PasstConfig>(&config.kind))
+    return netdev::open_passt(loop_, log_, domain, passt->program, passt->arguments);
+  return open_user(std::get<machine::UserNetConfig>(config.kind), domain);
+}
+
+Result<std::unique_ptr<core::NetBackend>> StorageAndNetworks::open_user(const machine::UserNetConfig& user,
+                                                                        mem::LockDomain& domain) {
+  netdev::UserNetworkOptions options{
+      .restricted = user.restricted, .ipv4 = user.ipv4, .ipv6 = user.ipv6, .hostname = user.hostname};
+  for (const machine::HostForward& forward : user.forwards)
     options.forwards.push_back(
         {forward.udp, forward.host_address, forward.host_port, forward.guest_address, forward.guest_port});
-  auto network = HUSK_TRY(netdev::UserNetwork::create(loop_, log_, std::move(options)));
-  auto port = network->attach(domain);
-  networks_.emplace(id, std::move(network));
-  return port;
+  user_networks_.push_back(HUSK_TRY(netdev::UserNetwork::create(loop_, log_, std::move(options))));
+  return user_networks_.back()->attach(domain);
 }
 
 Result<std::unique_ptr<core::FuseBackend>> StorageAndNetworks::attach_folder(const std::string& id,

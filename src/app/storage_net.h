@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,13 +36,20 @@ class StorageAndNetworks {
   /// Each device has a server of its own, so that two may share one folder.
   Result<std::unique_ptr<core::FuseBackend>> attach_folder(const std::string& id, mem::LockDomain& domain);
 
+  /// Of the network of this id; 1 if it has none.
+  unsigned network_queues(const std::string& id) const;
+
  private:
+  Result<std::unique_ptr<core::NetBackend>> open_network(const machine::NetdevConfig& config, mem::LockDomain& domain);
+  Result<std::unique_ptr<core::NetBackend>> open_user(const machine::UserNetConfig& user, mem::LockDomain& domain);
+
   host::EventLoop& loop_;
   Log& log_;
   const machine::MachineConfig& config_;
   std::unique_ptr<block::Context> blocks_;
   std::map<std::string, std::unique_ptr<block::Node>> disks_;
-  std::map<std::string, std::unique_ptr<netdev::UserNetwork>> networks_;
+  std::set<std::string> networks_;  ///< those in use
+  std::vector<std::unique_ptr<netdev::UserNetwork>> user_networks_;
   std::vector<std::unique_ptr<hostfs::Server>> folders_;
 };
 

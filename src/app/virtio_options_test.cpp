@@ -72,14 +72,83 @@ TEST(VirtioOptions, NetworksAndTheirForwards) {
       {"-netdev", "user,id=n,restrict=on,hostname=h,hostfwd=tcp::8022-:22,hostfwd=udp:127.0.0.1:53-10.0.2.15:53",
        "-device", "virtio-net-pci,netdev=n,mac=52:54:00:aa:bb:cc,host_mtu=9000"});
   ASSERT_EQ(config.netdevs.size(), 1u);
-  EXPECT_TRUE(config.netdevs[0].restricted);
-  EXPECT_EQ(config.netdevs[0].forwards,
+  const auto& user = std::get<machine::UserNetConfig>(config.netdevs[0].kind);
+  EXPECT_TRUE(user.restricted);
+  EXPECT_EQ(user.forwards,
             (std::vector<machine::HostForward>{{false, "", 8022, "", 22}, {true, "127.0.0.1", 53, "10.0.2.15", 53}}));
   const auto& card = std::get<machine::VirtioNetConfig>(config.virtio.at(0));
   EXPECT_EQ(card.mac, (std::array<std::uint8_t, 6>{0x52, 0x54, 0, 0xaa, 0xbb, 0xcc}));
   EXPECT_EQ(card.mtu, 9000u);
   EXPECT_EQ(machine_of({"-nic", "user"}).virtio.size(), 1u);
   EXPECT_EQ(machine_of({"-nic", "none"}).virtio.size(), 0u);
+}
+
+template <class Kind>
+Kind network_of(const std::string& option) {
+  const MachineConfig config = machine_of({"-netdev", option});
+  return std::get<Kind>(config.netdevs.at(0).kind);
+}
+
+TEST(VirtioOptions, TapInterfaces) {
+  using machine::TapConfig;
+  EXPECT_EQ(network_of<TapConfig>("tap,id=n,ifname=tap3,script=no,downscript=no,vnet_hdr=off,queues=4"),
+            (TapConfig{.interface = "tap3", .queues = 4, .offloads = false}));
+  EXPECT_EQ(network_of<TapConfig>("tap,id=n,script=/up,downscript=/down,vhost=off"),
+            (TapConfig{.script = "/up", .down_script = "/down"}));
+  EXPECT_EQ(network_of<TapConfig>("tap,id=n,fds=7:8:9"), (TapConfig{.descriptors = {7, 8, 9}, .queues = 3}));
+  EXPECT_EQ(network_of<TapConfig>("tap,id=n,fd=7"), (TapConfig{.descriptors = {7}}));
+  // QEMU's documentation: -netdev bridge is tap with the helper on br0.
+  const TapConfig bridge{.helper = "/usr/lib/qemu/qemu-bridge-helper", .bridge = "br0"};
+  EXPECT_EQ(network_of<TapConfig>("bridge,id=n"), bridge);
+  EXPECT_EQ(network_of<TapConfig>("tap,id=n,br=br0"), bridge);
+  const MachineConfig card = machine_of({"-nic", "tap,queues=4,script=no"});
+  EXPECT_TRUE(std::get<machine::VirtioNetConfig>(card.virtio.at(0)).multi_queue);
+}
+
+TEST(VirtioOptions, SocketNetworks) {
+  using host::TcpAddress;
+  using host::UnixAddress;
+  using machine::DgramConfig;
+  using machine::StreamConfig;
+  EXPECT_EQ(network_of<StreamConfig>("stream,id=n,server=on,addr.type=inet,addr.host=::1,addr.port=80"),
+            (StreamConfig{.address = TcpAddress{"::1", 80}, .server = true}));
+  const StreamConfig unix_stream{.address = UnixAddress{"/s", true}, .reconnect_ns = 5'000'000'000};
+  EXPECT_EQ(network_of<StreamConfig>("stream,id=n,addr.type=unix,addr.path=/s,addr.abstract=on,reconnect=5"),
+            unix_stream);
+  EXPECT_EQ(network_of<StreamConfig>(R"({"type":"stream","id":"n","reconnect-ms":5000,)"
+                                     R"("addr":{"type":"unix","path":"/s","abstract":true}})"),
+            unix_stream);
+  EXPECT_EQ(network_of<StreamConfig>("stream,id=n,addr.type=fd,addr.str=9"), (StreamConfig{.descriptor = 9}));
+  EXPECT_EQ(network_of<StreamConfig>("socket,id=n,listen=:1234"),
+            (StreamConfig{.address = TcpAddress{"", 1234}, .server = true}));
+  EXPECT_EQ(network_of<StreamConfig>("socket,id=n,connect=127.0.0.1:1234"),
+            (StreamConfig{.address = TcpAddress{"127.0.0.1", 1234}}));
+  EXPECT_EQ(network_of<DgramConfig>("dgram,id=n,local.type=unix,local.path=/a,remote.type=unix,remote.path=/b"),
+            (DgramConfig{.local = UnixAddress{"/a"}, .remote = UnixAddress{"/b"}}));
+  EXPECT_EQ(network_of<DgramConfig>("dgram,id=n,local.type=fd,local.str=9"), (DgramConfig{.descriptor = 9}));
+  EXPECT_EQ(network_of<DgramConfig>("socket,id=n,udp=h:1,localaddr=:2"),
+            (DgramConfig{.local = TcpAddress{"", 2}, .remote = TcpAddress{"h", 1}}));
+  const DgramConfig group{.local = TcpAddress{"127.0.0.1"}, .remote = TcpAddress{"230.0.0.1", 1234}};
+  EXPECT_EQ(network_of<DgramConfig>("socket,id=n,mcast=230.0.0.1:1234,localaddr=127.0.0.1"), group);
+  EXPECT_EQ(network_of<DgramConfig>("dgram,id=n,remote.type=inet,remote.host=230.0.0.1,remote.port=1234,"
+                                    "local.type=inet,local.host=127.0.0.1"),
+            group);
+}
+
+TEST(VirtioOptions, ACardKeepsFeaturesBackByQemusNames) {
+  const auto withheld = [](const std::string& properties) {
+    const MachineConfig config = machine_of({"-device", "virtio-net-pci" + properties});
+    return std::get<machine::VirtioNetConfig>(config.virtio.at(0)).withheld;
+  };
+  EXPECT_EQ(withheld(""), 0u);
+  // Virtio 1.2, 5.1.3: CSUM 0, GUEST_CSUM 1, MRG_RXBUF 15, CTRL_VQ 17.
+  EXPECT_EQ(withheld(",csum=off,guest_csum=off,mrg_rxbuf=off,ctrl_vq=off"), 0x28003u);
+}
+
+TEST(VirtioOptions, FramesAreWrittenToAFile) {
+  const MachineConfig config =
+      machine_of({"-object", "filter-dump,id=f,netdev=n,file=/x,maxlen=100", "-netdev", "user,id=n"});
+  EXPECT_EQ(config.frame_dumps, (std::vector<machine::FrameDumpConfig>{{"f", "n", "/x", 100}}));
 }
 
 TEST(VirtioOptions, PortsAreNumberedAsTheyAreGiven) {
@@ -113,40 +182,57 @@ TEST_P(VirtioMalformed, IsRefusedWithItsCause) {
 }
 INSTANTIATE_TEST_SUITE_P(
     All, VirtioMalformed,
-    ::testing::Values(Malformed{{"-drive", "format=raw"}, "-drive has no file"},
-                      Malformed{{"-drive", "file=/a,if=ide"}, "cannot have if=ide"},
-                      Malformed{{"-drive", "file=/a,format=vmdk"}, "no image format 'vmdk'"},
-                      Malformed{{"-drive", "file=/a,cache=always"}, "no cache mode 'always'"},
-                      Malformed{{"-drive", "file=/a,index=3"}, "this one is 0"},
-                      Malformed{{"-drive", "file=/a,fromat=raw"}, "(did you mean 'format'?)"},
-                      Malformed{{"-blockdev", "node-name=d"}, "has no driver"},
-                      Malformed{{"-blockdev", "driver=raw,file.driver=file,file.filename=/a"}, "has no node-name"},
-                      Malformed{{"-blockdev", "driver=raw,node-name=d"}, "has no file"},
-                      Malformed{{"-blockdev", "driver=raw,node-name=d,file=x"}, "there is no node 'x'"},
-                      Malformed{{"-blockdev", "{"}, "not well-formed"},
-                      Malformed{{"-blockdev", "[]"}, "no image format"},
-                      Malformed{{"-blockdev", R"({"driver":["raw"]})"}, "a kind that is not understood"},
-                      Malformed{{"-netdev", "tap,id=n"}, "there is no network 'tap'"},
-                      Malformed{{"-netdev", "user"}, "has no id"},
-                      Malformed{{"-netdev", "user,id=n,hostfwd=tcp:80"}, "no port forward"},
-                      Malformed{{"-netdev", "user,id=n,hostfwd=tcp::0-:22"}, "no port forward"},
-                      Malformed{{"-netdev", "user,id=n,hostfwd=tcp::80-:65536"}, "no port forward"},
-                      Malformed{{"-nic", "user,mac=1:2"}, "no MAC address"},
-                      Malformed{{"-nic", "user,mac=01:00:00:00:00:00"}, "multicast"},
-                      Malformed{{"-nic", "user,model=e1000"}, "cannot have model=e1000"},
-                      Malformed{{"-device", "virtio-blk-pci"}, "has no drive"},
-                      Malformed{{"-device", "virtio-net-pci,rx_queue_size=512,tx_queue_size=256"}, "all of one size"},
-                      Malformed{{"-device", "virtio-rng-pci,period=0"}, "period=0"},
-                      Malformed{{"-device", "virtio-rng-pci,addr=1f"}, "no free PCI address"},
-                      Malformed{{"-device", "virtio-rng-pci,addr=2.1"}, "no free PCI address"},
-                      Malformed{{"-device", "virtserialport,name=x"}, "no virtio-serial device for this port"},
-                      Malformed{{"-device", "virtio-fs-pci,fsdev=x,tag=t"}, "which is not there"},
-                      Malformed{{"-device", "virtio-rgn-pci"}, "(did you mean 'virtio-rng-pci'?)"},
-                      Malformed{{"-fsdev", "synth,id=a"}, "no file system driver 'synth'"},
-                      Malformed{{"-fsdev", "local,id=a"}, "lacks its id or path"},
-                      Malformed{{"-fsdev", "local,id=a,path=/,security_model=mapped"}, "security_model=mapped"},
-                      Malformed{{"-object", "secret,id=s"}, "there is no object 'secret'"},
-                      Malformed{{"-object", "rng-random,id=r,filename=/etc/passwd"}, "filename=/etc/passwd"}));
+    ::testing::Values(
+        Malformed{{"-drive", "format=raw"}, "-drive has no file"},
+        Malformed{{"-drive", "file=/a,if=ide"}, "cannot have if=ide"},
+        Malformed{{"-drive", "file=/a,format=vmdk"}, "no image format 'vmdk'"},
+        Malformed{{"-drive", "file=/a,cache=always"}, "no cache mode 'always'"},
+        Malformed{{"-drive", "file=/a,index=3"}, "this one is 0"},
+        Malformed{{"-drive", "file=/a,fromat=raw"}, "(did you mean 'format'?)"},
+        Malformed{{"-blockdev", "node-name=d"}, "has no driver"},
+        Malformed{{"-blockdev", "driver=raw,file.driver=file,file.filename=/a"}, "has no node-name"},
+        Malformed{{"-blockdev", "driver=raw,node-name=d"}, "has no file"},
+        Malformed{{"-blockdev", "driver=raw,node-name=d,file=x"}, "there is no node 'x'"},
+        Malformed{{"-blockdev", "{"}, "not well-formed"}, Malformed{{"-blockdev", "[]"}, "no image format"},
+        Malformed{{"-blockdev", R"({"driver":["raw"]})"}, "a kind that is not understood"},
+        Malformed{{"-netdev", "l2tpv3,id=n"}, "there is no network 'l2tpv3'"},
+        Malformed{{"-netdev", "tap,id=n"}, "no script of its own"},
+        Malformed{{"-netdev", "tap,id=n,script=no,vhost=on"}, "vhost"},
+        Malformed{{"-netdev", "tap,id=n,fd=7,ifname=x"}, "more than one of"},
+        Malformed{{"-netdev", "tap,id=n,fd=1"}, "no descriptor"},
+        Malformed{{"-netdev", "tap,id=n,script=no,queues=0"}, "queues=0"},
+        Malformed{{"-netdev", "stream,id=n"}, "has no address"},
+        Malformed{{"-netdev", "stream,id=n,addr.type=unix"}, "has no path"},
+        Malformed{{"-netdev", "stream,id=n,addr.type=inet,addr.port=x"}, "no port"},
+        Malformed{{"-netdev", "stream,id=n,addr.type=vsock"}, "no kind of address"},
+        Malformed{{"-netdev", "stream,id=n,addr.type=unix,addr.path=/s,server=on,reconnect=1"}, "reconnects only"},
+        Malformed{{"-netdev", "dgram,id=n"}, "no local address"}, Malformed{{"-netdev", "socket,id=n"}, "exactly one"},
+        Malformed{{"-netdev", "socket,id=n,listen=:1,connect=:2"}, "exactly one"},
+        Malformed{{"-netdev", "socket,id=n,mcast=10.0.0.1:1"}, "no IPv4 multicast group"},
+        Malformed{{"-netdev", "socket,id=n,udp=h:1"}, "needs localaddr"},
+        Malformed{{"-netdev", "user,id=n", "-netdev", "user,id=n"}, "two networks 'n'"},
+        Malformed{{"-object", "filter-dump,id=f,netdev=n,file=/x"}, "network 'n', which is not there"},
+        Malformed{{"-object", "filter-dump,id=f,netdev=n"}, "lacks its id"},
+        Malformed{{"-netdev", "user"}, "has no id"},
+        Malformed{{"-netdev", "user,id=n,hostfwd=tcp:80"}, "no port forward"},
+        Malformed{{"-netdev", "user,id=n,hostfwd=tcp::0-:22"}, "no port forward"},
+        Malformed{{"-netdev", "user,id=n,hostfwd=tcp::80-:65536"}, "no port forward"},
+        Malformed{{"-nic", "user,mac=1:2"}, "no MAC address"},
+        Malformed{{"-nic", "user,mac=01:00:00:00:00:00"}, "multicast"},
+        Malformed{{"-nic", "user,model=e1000"}, "cannot have model=e1000"},
+        Malformed{{"-device", "virtio-blk-pci"}, "has no drive"},
+        Malformed{{"-device", "virtio-net-pci,rx_queue_size=512,tx_queue_size=256"}, "all of one size"},
+        Malformed{{"-device", "virtio-rng-pci,period=0"}, "period=0"},
+        Malformed{{"-device", "virtio-rng-pci,addr=1f"}, "no free PCI address"},
+        Malformed{{"-device", "virtio-rng-pci,addr=2.1"}, "no free PCI address"},
+        Malformed{{"-device", "virtserialport,name=x"}, "no virtio-serial device for this port"},
+        Malformed{{"-device", "virtio-fs-pci,fsdev=x,tag=t"}, "which is not there"},
+        Malformed{{"-device", "virtio-rgn-pci"}, "(did you mean 'virtio-rng-pci'?)"},
+        Malformed{{"-fsdev", "synth,id=a"}, "no file system driver 'synth'"},
+        Malformed{{"-fsdev", "local,id=a"}, "lacks its id or path"},
+        Malformed{{"-fsdev", "local,id=a,path=/,security_model=mapped"}, "security_model=mapped"},
+        Malformed{{"-object", "secret,id=s"}, "there is no object 'secret'"},
+        Malformed{{"-object", "rng-random,id=r,filename=/etc/passwd"}, "filename=/etc/passwd"}));
 
 }  // namespace
 }  // namespace husk::app

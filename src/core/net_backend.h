@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 
 namespace husk::core {
@@ -19,6 +20,16 @@ struct NetOffload {
   bool ecn = false;
   std::uint16_t segment_size = 0;  ///< payload bytes of each segment
   std::uint16_t header_length = 0;
+  std::optional<std::uint16_t> queue = {};  ///< the queue (pair) it came by, if its sender has several
+};
+
+/// What the driver of a card takes in a received frame. What it does not take must be done before the frame is offered.
+struct NetReceiveOffloads {
+  bool checksum = false;  ///< needs_checksum
+  bool tcp4 = false;      ///< segmentation, each of its kinds
+  bool tcp6 = false;
+  bool ecn = false;
+  bool operator==(const NetReceiveOffloads&) const = default;
 };
 
 struct NetCapabilities {
@@ -31,6 +42,10 @@ class NetBackend {
  public:
   virtual ~NetBackend() = default;
   virtual NetCapabilities capabilities() const { return {}; }
+  /// Whether there is a carrier now; Callbacks::link tells of changes.
+  virtual bool link_up() const { return true; }
+  /// What the card takes from now on; nothing until the first call. A few frames of before may still come.
+  virtual void set_receive_offloads(const NetReceiveOffloads& offloads) { (void)offloads; }
   /// Takes an Ethernet frame without its check sequence; copies what it keeps. What cannot be sent is dropped.
   virtual void send(std::span<const std::uint8_t> frame, const NetOffload& offload) = 0;
   struct Callbacks {

@@ -93,6 +93,21 @@ Status validate_devices(const MachineConfig& config) {
   return {};
 }
 
+Status validate_networks(const MachineConfig& config) {
+  const auto there = [&](const std::string& id) {
+    return std::any_of(config.netdevs.begin(), config.netdevs.end(), [&](const auto& one) { return one.id == id; });
+  };
+  for (std::size_t i = 0; i < config.netdevs.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j)
+      if (config.netdevs[i].id == config.netdevs[j].id)
+        return bad(fmt::format("there are two networks '{}'", config.netdevs[i].id), "give each an id of its own");
+  for (const FrameDumpConfig& dump : config.frame_dumps)
+    if (!there(dump.netdev))
+      return bad(fmt::format("filter-dump wants the network '{}', which is not there", dump.netdev),
+                 "name the id of a -netdev");
+  return {};
+}
+
 }  // namespace
 
 Status validate(const MachineConfig& config) {
@@ -119,6 +134,7 @@ Status validate(const MachineConfig& config) {
   for (const DeviceConfig& device : config.devices)
     if (const auto* console = std::get_if<DebugConsoleConfig>(&device))
       HUSK_TRY(users.add(console->chardev, "isa-debugcon"));
+  HUSK_TRY(validate_networks(config));
   return validate_devices(config);
 }
 

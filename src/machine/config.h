@@ -139,6 +139,7 @@ struct MachineConfig {
   std::vector<VirtioConfig> virtio = {};
   std::vector<DriveConfig> drives = {};
   std::vector<NetdevConfig> netdevs = {};
+  std::vector<FrameDumpConfig> frame_dumps = {};
   std::vector<SharedFolder> folders = {};
   std::optional<host::SocketAddress> gdb = {};
   bool start_paused = false;

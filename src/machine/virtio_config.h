@@ -8,6 +8,8 @@
 #include <variant>
 #include <vector>
 
+#include "host/socket.h"
+
 namespace husk::machine {
 
 /// What is common to all virtio devices on PCI.
@@ -51,11 +53,10 @@ struct VirtioNetConfig {
   VirtioPlace place = {};
   std::string netdev = {};  ///< id of a NetdevConfig; empty: no cable
   std::optional<std::array<std::uint8_t, 6>> mac = {};
-  unsigned queue_pairs = 1;
+  bool multi_queue = false;  ///< as many queue pairs as the network has queues
   std::uint16_t queue_size = 256;
-  std::uint16_t mtu = 0;  ///< 0: not told
-  bool offloads = true;   ///< checksum and segmentation offloads
-  bool mergeable = true;
+  std::uint16_t mtu = 0;       ///< 0: not told
+  std::uint64_t withheld = 0;  ///< feature bits (virtio 1.2, 5.1.3) that are not offered
   bool operator==(const VirtioNetConfig&) const = default;
 };
 
@@ -135,16 +136,63 @@ struct HostForward {
   bool operator==(const HostForward&) const = default;
 };
 
-/// The host's side of a network card: user mode (libslirp).
-struct NetdevConfig {
-  std::string id = {};
+/// User mode (libslirp).
+struct UserNetConfig {
   bool restricted = false;
   bool ipv4 = true;
   bool ipv6 = true;
   std::string hostname = {};
   std::vector<HostForward> forwards = {};
-  std::string capture = {};  ///< a pcap file of all frames
+  bool operator==(const UserNetConfig&) const = default;
+};
+/// A tap interface of the host.
+struct TapConfig {
+  std::string interface = {};         ///< empty: the host chooses
+  std::vector<int> descriptors = {};  ///< open already, one a queue
+  unsigned queues = 1;
+  bool offloads = true;
+  std::string script = {};  ///< run with the interface's name; empty: none
+  std::string down_script = {};
+  std::string helper = {};  ///< a program that makes the interface on `bridge`
+  std::string bridge = {};
+  bool operator==(const TapConfig&) const = default;
+};
+/// A stream socket.
+struct StreamConfig {
+  host::SocketAddress address = {};
+  int descriptor = -1;  ///< connected already
+  bool server = false;
+  std::uint64_t reconnect_ns = 0;
+  bool operator==(const StreamConfig&) const = default;
+};
+/// A datagram socket.
+struct DgramConfig {
+  std::optional<host::SocketAddress> local = {};
+  std::optional<host::SocketAddress> remote = {};
+  int descriptor = -1;
+  bool operator==(const DgramConfig&) const = default;
+};
+/// The program passt, started for this machine.
+struct PasstConfig {
+  std::string program = "passt";
+  std::vector<std::string> arguments = {};
+  bool operator==(const PasstConfig&) const = default;
+};
+
+/// The host's side of a network card.
+struct NetdevConfig {
+  std::string id = {};
+  std::variant<UserNetConfig, TapConfig, StreamConfig, DgramConfig, PasstConfig> kind = {};
   bool operator==(const NetdevConfig&) const = default;
+};
+
+/// A file of the frames of one network (pcap).
+struct FrameDumpConfig {
+  std::string id = {};
+  std::string netdev = {};
+  std::string file = {};
+  std::uint32_t most_bytes = 65536;  ///< of each frame
+  bool operator==(const FrameDumpConfig&) const = default;
 };
 
 }  // namespace husk::machine

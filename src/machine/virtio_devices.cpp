@@ -48,9 +48,8 @@ void give_back(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) 
 }
 
 std::string_view kind_name(const VirtioConfig& config) {
-  static constexpr std::string_view kNames[] = {"virtio_rng",     "virtio_blk", "virtio_net",
-                                                "virtio_console", "virtio_9p",  "virtio_balloon",
-                                                "virtio_fs"};
+  static constexpr std::string_view kNames[] = {"virtio_rng", "virtio_blk",     "virtio_net", "virtio_console",
+                                                "virtio_9p",  "virtio_balloon", "virtio_fs"};
   return kNames[config.index()];
 }
 
@@ -124,11 +123,10 @@ Status VirtioDevices::make(Attached& attached, const VirtioNetConfig& config, co
                      environment(attached), attached.net.get(),
                      virtio::Net::Config{.id = id,
                                          .mac = mac,
-                                         .pairs = std::clamp(config.queue_pairs, 1u, virtio::Net::kMostPairs),
+                                         .pairs = std::clamp(spec.net_queues, 1u, virtio::Net::kMostPairs),
                                          .queue_size = config.queue_size,
                                          .mtu = config.mtu,
-                                         .offloads = config.offloads,
-                                         .mergeable = config.mergeable,
+                                         .withheld = config.withheld,
                                          .ring = ring_options(config.place)}));
   return {};
 }

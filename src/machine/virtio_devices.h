@@ -28,6 +28,7 @@ struct VirtioSpec {
   VirtioConfig config;
   BackendFactory<core::BlockBackend> block = {};
   BackendFactory<core::NetBackend> net = {};
+  unsigned net_queues = 1;  ///< queue pairs of the card
   BackendFactory<core::FuseBackend> fs = {};
   std::vector<BackendFactory<core::CharBackend>> ports = {};
 };

@@ -15,15 +15,17 @@ namespace husk::netdev {
 class PacketCapture {
  public:
   static constexpr std::uint32_t kMostBytes = 65536 + 64;
-  static Result<PacketCapture> create(const std::string& path);
+  /// Of each frame at most `kept` bytes are written, 1 to kMostBytes.
+  static Result<PacketCapture> create(const std::string& path, std::uint32_t kept = kMostBytes);
   void add(std::span<const std::uint8_t> frame);
 
  private:
-  explicit PacketCapture(std::FILE* file) : file_(file) {}
+  PacketCapture(std::FILE* file, std::uint32_t kept) : file_(file), kept_(kept) {}
   struct Close {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
   std::unique_ptr<std::FILE, Close> file_;
+  std::uint32_t kept_;
 };
 
 }  // namespace husk::netdev

@@ -10,9 +10,6 @@
 #include <deque>
 #include <map>
 #include <mutex>
-#include <optional>
-
-#include "netdev/packet_capture.h"
 
 namespace husk::netdev {
 
@@ -57,7 +54,6 @@ struct UserNetwork::Impl : std::enable_shared_from_this<UserNetwork::Impl> {
   host::EventLoop::Timer timeout;
   bool processing = false;
   bool posted = false;
-  std::optional<PacketCapture> capture;
 
   // The card. `mutex` guards what both threads use.
   std::mutex mutex;
@@ -114,8 +110,9 @@ struct UserNetwork::Impl : std::enable_shared_from_this<UserNetwork::Impl> {
         continue;
       }
       if (!socket.watch) {
-        auto watch = loop.watch(fd, socket.wanted,
-                                [this, ready_fd = fd](host::EventLoop::Events events) { socket_ready(ready_fd, events); });
+        auto watch = loop.watch(fd, socket.wanted, [this, ready_fd = fd](host::EventLoop::Events events) {
+          socket_ready(ready_fd, events);
+        });
         if (watch)
           socket.watch = std::move(*watch);
         else
@@ -152,7 +149,6 @@ struct UserNetwork::Impl : std::enable_shared_from_this<UserNetwork::Impl> {
 
   /// A frame for the guest.
   void output(std::span<const std::uint8_t> frame) {
-    if (capture) capture->add(frame);
     if (to_guest.size() >= kMostQueued) return;
     to_guest.emplace_back(frame.begin(), frame.end());
     deliver();
@@ -182,7 +178,6 @@ struct UserNetwork::Impl : std::enable_shared_from_this<UserNetwork::Impl> {
       frames.swap(from_guest);
     }
     for (const Frame& frame : frames) {
-      if (capture) capture->add(frame);
       ::slirp_input(slirp, frame.data(), static_cast<int>(frame.size()));
     }
     deliver();
@@ -255,7 +250,6 @@ class UserNetwork::Port final : public core::NetBackend {
 
 Result<std::unique_ptr<UserNetwork>> UserNetwork::create(host::EventLoop& loop, Log& log, UserNetworkOptions options) {
   auto impl = std::make_shared<Impl>(loop, log);
-  if (!options.capture.empty()) impl->capture.emplace(HUSK_TRY(PacketCapture::create(options.capture)));
   SlirpConfig config{};
   config.version = 4;
   config.restricted = options.restricted;

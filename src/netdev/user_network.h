@@ -28,7 +28,6 @@ struct UserNetworkOptions {
   bool ipv6 = true;
   std::string hostname = {};  ///< told to the guest by DHCP
   std::vector<PortForward> forwards = {};
-  std::string capture = {};  ///< a pcap file
 };
 
 /// The network 10.0.2.0/24 (and fec0::/64) with the host at .2, DNS at .3 and guests from .15 on: QEMU's addresses.

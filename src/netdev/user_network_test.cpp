@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "base/bits.h"
+#include "netdev/capture.h"
 
 namespace husk::netdev {
 namespace {
@@ -19,10 +20,11 @@ using Bytes = std::vector<std::uint8_t>;
 const Bytes kGuestMac = {0x52, 0x54, 0, 0x12, 0x34, 0x56};
 
 struct Guest {
-  explicit Guest(UserNetworkOptions options = {}) {
+  explicit Guest(UserNetworkOptions options = {}, const std::string& capture = "") {
     loop = host::EventLoop::create().value();
     network = UserNetwork::create(*loop, log, std::move(options)).value();
     port = network->attach(domain);
+    if (!capture.empty()) port = captured(std::move(port), PacketCapture::create(capture).value());
     port->set_callbacks({[this](std::span<const std::uint8_t> frame, const core::NetOffload&) {
                            received.emplace_back(frame.begin(), frame.end());
                            return true;
@@ -171,7 +173,7 @@ TEST(UserNetwork, APortInUseIsRefused) {
 TEST(UserNetwork, CapturesFramesAsPcap) {
   const std::string path = ::testing::TempDir() + "husk_capture.pcap";
   {
-    Guest guest({.capture = path});
+    Guest guest({}, path);
     guest.send(arp_request({10, 0, 2, 2}));
     ASSERT_TRUE(guest.wait_for(is_arp_reply));
   }

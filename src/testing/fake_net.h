@@ -10,6 +10,8 @@ namespace husk::testing {
 class FakeNet final : public core::NetBackend {
  public:
   core::NetCapabilities capabilities() const override { return can; }
+  bool link_up() const override { return carrier; }
+  void set_receive_offloads(const core::NetReceiveOffloads& offloads) override { taken = offloads; }
   void send(std::span<const std::uint8_t> frame, const core::NetOffload& offload) override {
     if (sent.size() < 4096) sent.push_back({{frame.begin(), frame.end()}, offload});
   }
@@ -29,6 +31,8 @@ class FakeNet final : public core::NetBackend {
   std::vector<Frame> sent;
   unsigned ready = 0;
   core::NetCapabilities can;
+  bool carrier = true;             ///< when the card is made
+  core::NetReceiveOffloads taken;  ///< what the card said last
 
  private:
   Callbacks callbacks_;

@@ -365,6 +365,7 @@ struct VirtioBlkRig : VirtioRig<virtio::Blk> {
 };
 struct VirtioNetRig : VirtioRig<virtio::Net> {
   explicit VirtioNetRig(TestMachine& m) : VirtioRig(m) {
+    wire.can = {.checksum = true, .segmentation = true};
     attach(std::make_unique<virtio::Net>(environment(), &wire, virtio::Net::Config{.ring = {.packed = true}}));
   }
   ~VirtioNetRig() override {
@@ -376,7 +377,10 @@ struct VirtioNetRig : VirtioRig<virtio::Net> {
     if ((value & 15) == 0) return wire.set_link(value & 16);
     if ((value & 15) == 1) return dut->announce();
     wire.deliver(std::vector<std::uint8_t>((value >> 8) & 0x7FF, static_cast<std::uint8_t>(value >> 24)),
-                 {.needs_checksum = (value & 32) != 0, .checksum_start = static_cast<std::uint16_t>(value >> 40)});
+                 {.needs_checksum = (value & 32) != 0,
+                  .checksum_start = static_cast<std::uint16_t>(value >> 40),
+                  .segmentation = static_cast<core::NetOffload::Segmentation>(value >> 6 & 3),
+                  .segment_size = static_cast<std::uint16_t>(value >> 48)});
   }
   testing::FakeNet wire;
 };

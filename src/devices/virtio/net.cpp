@@ -10,11 +10,6 @@
 namespace husk::devices::virtio {
 
 namespace {
-// Feature bits (5.1.3).
-constexpr unsigned kCsum = 0, kGuestCsum = 1, kMtu = 3, kMac = 5, kGuestTso4 = 7, kGuestTso6 = 8, kGuestEcn = 9,
-                   kHostTso4 = 11, kHostTso6 = 12, kHostEcn = 13, kMergeable = 15, kStatus = 16, kControlQueue = 17,
-                   kControlRx = 18, kControlVlan = 19, kControlRxExtra = 20, kGuestAnnounce = 21, kMultiQueue = 22,
-                   kControlMac = 23;
 constexpr unsigned kConfigBytes = 12;
 constexpr std::uint16_t kLinkUp = 1, kAnnounce = 2;
 // struct virtio_net_hdr (5.1.6).
@@ -28,20 +23,46 @@ constexpr std::size_t kMacEntries = 64;
 constexpr std::uint8_t kAckOk = 0, kAckError = 1;
 constexpr std::size_t kMostControl = 4096;
 
-std::uint64_t flag(unsigned n) { return std::uint64_t{1} << n; }
+constexpr std::uint64_t flag(unsigned n) { return std::uint64_t{1} << n; }
+constexpr std::uint64_t kReceiveOffloads =
+    flag(Net::kGuestCsum) | flag(Net::kGuestTso4) | flag(Net::kGuestTso6) | flag(Net::kGuestEcn);
+
+/// 5.1.3.1: which features need which, any one of them.
+std::uint64_t without_orphans(std::uint64_t features) {
+  static constexpr struct {
+    unsigned feature;
+    std::uint64_t needs;
+  } kNeeds[] = {{Net::kGuestTso4, flag(Net::kGuestCsum)},
+                {Net::kGuestTso6, flag(Net::kGuestCsum)},
+                {Net::kGuestEcn, flag(Net::kGuestTso4) | flag(Net::kGuestTso6)},
+                {Net::kHostTso4, flag(Net::kCsum)},
+                {Net::kHostTso6, flag(Net::kCsum)},
+                {Net::kHostEcn, flag(Net::kHostTso4) | flag(Net::kHostTso6)},
+                {Net::kControlRx, flag(Net::kControlQueue)},
+                {Net::kControlVlan, flag(Net::kControlQueue)},
+                {Net::kControlRxExtra, flag(Net::kControlQueue)},
+                {Net::kControlOffloads, flag(Net::kControlQueue)},
+                {Net::kGuestAnnounce, flag(Net::kControlQueue)},
+                {Net::kMultiQueue, flag(Net::kControlQueue)},
+                {Net::kControlMac, flag(Net::kControlQueue)}};
+  for (const auto& [feature, needs] : kNeeds)
+    if (!(features & needs)) features &= ~flag(feature);
+  return features;
+}
 
 VirtioDevice::Traits traits_of(const core::NetBackend* backend, const Net::Config& config) {
   HUSK_CHECK(config.pairs >= 1 && config.pairs <= Net::kMostPairs);
-  std::uint64_t features = flag(kMac) | flag(kStatus) | flag(kControlQueue) | flag(kControlRx) | flag(kControlVlan) |
-                           flag(kControlRxExtra) | flag(kGuestAnnounce) | flag(kControlMac);
-  if (config.mergeable) features |= flag(kMergeable);
-  if (config.mtu) features |= flag(kMtu);
-  if (config.pairs > 1) features |= flag(kMultiQueue);
-  if (config.offloads) {
-    features |= flag(kCsum) | flag(kGuestCsum) | flag(kHostTso4) | flag(kHostTso6) | flag(kHostEcn);
-    if (backend && backend->capabilities().segmentation)
-      features |= flag(kGuestTso4) | flag(kGuestTso6) | flag(kGuestEcn);
-  }
+  using N = Net;
+  std::uint64_t features = flag(N::kMac) | flag(N::kStatus) | flag(N::kMergeable) | flag(N::kControlQueue) |
+                           flag(N::kControlRx) | flag(N::kControlVlan) | flag(N::kControlRxExtra) |
+                           flag(N::kGuestAnnounce) | flag(N::kControlMac) | flag(N::kControlOffloads) | flag(N::kCsum) |
+                           flag(N::kGuestCsum) | flag(N::kHostTso4) | flag(N::kHostTso6) | flag(N::kHostEcn);
+  if (config.mtu) features |= flag(N::kMtu);
+  if (config.pairs > 1) features |= flag(N::kMultiQueue);
+  // Only what comes segmented can be left to the driver.
+  if (backend && backend->capabilities().segmentation)
+    features |= flag(N::kGuestTso4) | flag(N::kGuestTso6) | flag(N::kGuestEcn);
+  features = without_orphans(features & ~config.withheld);
   return {.type = DeviceType::net,
           .features = features,
           .queue_sizes = std::vector<std::uint16_t>(config.pairs * 2 + 1, config.queue_size),
@@ -53,7 +74,7 @@ VirtioDevice::Traits traits_of(const core::NetBackend* backend, const Net::Confi
 Net::Net(Environment environment, core::NetBackend* backend, Config config)
     : Base(config.id, environment, traits_of(backend, config)), backend_(backend), config_(std::move(config)) {
   state_.mac = config_.mac;
-  state_.link_up = backend_ != nullptr;
+  state_.link_up = backend_ && backend_->link_up();
   if (backend_)
     backend_->set_callbacks({[this](std::span<const std::uint8_t> frame, const core::NetOffload& offload) {
                                return receive(frame, offload);
@@ -72,10 +93,19 @@ void Net::device_reset() {
   fresh.link_up = state_.link_up;
   // The queues point into the vector that was moved, whose elements stay where they are.
   state_ = std::move(fresh);
+  if (backend_) backend_->set_receive_offloads({});
 }
 
 void Net::activated() {
-  if (backend_) backend_->ready_to_receive();
+  if (!backend_) return;
+  tell_backend();
+  backend_->ready_to_receive();
+}
+
+void Net::tell_backend() {
+  if (backend_)
+    backend_->set_receive_offloads(
+        {.checksum = takes(kGuestCsum), .tcp4 = takes(kGuestTso4), .tcp6 = takes(kGuestTso6), .ecn = takes(kGuestEcn)});
 }
 
 Status Net::validate_device(const NetState& incoming) const {
@@ -83,6 +113,8 @@ Status Net::validate_device(const NetState& incoming) const {
     return fail("the saved state uses {} queue pairs of {}", incoming.pairs, config_.pairs);
   if (incoming.unicast.size() > kMacEntries || incoming.multicast.size() > kMacEntries)
     return fail("the saved filter has more than {} addresses", kMacEntries);
+  if (incoming.offloads_off & ~kReceiveOffloads)
+    return fail("the saved state switches off {:#x}, which are no receive offloads", incoming.offloads_off);
   return {};
 }
 
@@ -134,7 +166,7 @@ void Net::handle_queue(unsigned index) {
     }
   } else {
     drain_queue(index, [&](Chain& chain) {
-      transmit(chain);
+      transmit(chain, index / 2);
       give(index, chain, 0);
       return true;
     });
@@ -143,7 +175,7 @@ void Net::handle_queue(unsigned index) {
 
 // ---- sending ----
 
-void Net::transmit(const Chain& chain) {
+void Net::transmit(const Chain& chain, unsigned pair) {
   const std::size_t header_bytes = header_size();
   if (chain.readable_bytes() < header_bytes + kEthernet || chain.readable_bytes() > header_bytes + kMostFrame) return;
   std::uint8_t header[kHeader];
@@ -153,6 +185,7 @@ void Net::transmit(const Chain& chain) {
   if (!backend_ || !state_.link_up) return;
 
   core::NetOffload offload;
+  if (config_.pairs > 1) offload.queue = static_cast<std::uint16_t>(pair);
   offload.needs_checksum = header[0] & kNeedsChecksum;
   offload.checksum_start = load_le<std::uint16_t>(header + 6);
   offload.checksum_offset = load_le<std::uint16_t>(header + 8);
@@ -168,7 +201,8 @@ void Net::transmit(const Chain& chain) {
   }
   const core::NetCapabilities can = backend_->capabilities();
   if (offload.segmentation != Segmentation::none && !can.segmentation) {
-    segment_tcp(frame_, offload, [this](std::span<const std::uint8_t> segment) { backend_->send(segment, {}); });
+    segment_tcp(frame_, offload,
+                [&](std::span<const std::uint8_t> segment) { backend_->send(segment, {.queue = offload.queue}); });
     return;
   }
   if (offload.needs_checksum && !can.checksum) {
@@ -203,8 +237,22 @@ bool Net::receive(std::span<const std::uint8_t> frame, const core::NetOffload& o
   // What nobody can take is gone, as on a wire; only a lack of buffers holds it back.
   if (!driver_ok() || !state_.link_up || frame.size() < kEthernet || frame.size() > kMostFrame || !wanted(frame))
     return true;
+  if (offload.segmentation != core::NetOffload::Segmentation::none && !takes_segmented(offload)) {
+    // As many as there is room for; TCP sends the others again.
+    segment_tcp(frame, offload, [&](std::span<const std::uint8_t> segment) {
+      receive(segment, {.checksum_valid = true, .queue = offload.queue});
+    });
+    return true;
+  }
+  if (offload.needs_checksum && !takes(kGuestCsum)) {
+    completed_.assign(frame.begin(), frame.end());
+    if (!complete_checksum(completed_, offload)) return true;
+    return receive(completed_, {.queue = offload.queue});
+  }
   unsigned pair = 0;
-  if (state_.pairs > 1 && frame.size() >= 38) {
+  if (offload.queue) {
+    pair = *offload.queue % state_.pairs;
+  } else if (state_.pairs > 1 && frame.size() >= 38) {
     // A flow stays on one queue: addresses and ports of IPv4 without options.
     std::uint32_t hash = 0;
     for (std::size_t i = 26; i < 38; ++i) hash = hash * 31 + frame[i];
@@ -214,15 +262,21 @@ bool Net::receive(std::span<const std::uint8_t> frame, const core::NetOffload& o
   return store_frame(pair * 2, frame, offload);
 }
 
+bool Net::takes_segmented(const core::NetOffload& offload) const {
+  const bool v6 = offload.segmentation == core::NetOffload::Segmentation::tcp6;
+  if (offload.segmentation == core::NetOffload::Segmentation::udp) return false;
+  return takes(v6 ? kGuestTso6 : kGuestTso4) && (!offload.ecn || takes(kGuestEcn));
+}
+
 bool Net::store_frame(unsigned index, std::span<const std::uint8_t> frame, const core::NetOffload& offload) {
   Queue& rx = queue(index);
   std::uint8_t header[kHeader] = {};
   const std::size_t header_bytes = header_size();
-  if (offload.needs_checksum && negotiated_bit(kGuestCsum)) {
+  if (offload.needs_checksum) {
     header[0] = kNeedsChecksum;
     store_le<std::uint16_t>(header + 6, offload.checksum_start);
     store_le<std::uint16_t>(header + 8, offload.checksum_offset);
-  } else if (offload.checksum_valid && negotiated_bit(kGuestCsum)) {
+  } else if (offload.checksum_valid && takes(kGuestCsum)) {
     header[0] = kDataValid;
   }
   using Segmentation = core::NetOffload::Segmentation;
@@ -296,8 +350,19 @@ std::uint8_t Net::control(const Chain& chain) {
       state_.pairs = pairs;
       return kAckOk;
     }
+    case 5: return control_offloads(command, data);
     default: return kAckError;
   }
+}
+
+std::uint8_t Net::control_offloads(std::uint8_t command, std::span<const std::uint8_t> data) {
+  if (command != 0 || data.size() != 8 || !negotiated_bit(kControlOffloads)) return kAckError;
+  // 5.1.6.5.6.1: the bits that shall be on, of those negotiated.
+  const auto wanted = load_le<std::uint64_t>(data.data());
+  if (wanted & ~(driver_features() & kReceiveOffloads)) return kAckError;
+  state_.offloads_off = driver_features() & kReceiveOffloads & ~wanted;
+  tell_backend();
+  return kAckOk;
 }
 
 std::uint8_t Net::control_rx(std::uint8_t command, std::span<const std::uint8_t> data) {

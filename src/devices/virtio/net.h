@@ -31,6 +31,7 @@ struct NetState {
   std::uint16_t pairs = 1;                 ///< queue pairs that the driver uses
   bool announce = false;                   ///< VIRTIO_NET_S_ANNOUNCE is set
   bool link_up = true;
+  std::uint64_t offloads_off = 0;  ///< receive offloads that were negotiated, and switched off by a command
   static constexpr auto state() {
     using state::field;
     using S = NetState;
@@ -49,12 +50,14 @@ struct NetState {
                       field(13, "vlans", &S::vlans),
                       field(14, "pairs", &S::pairs),
                       field(15, "announce", &S::announce),
-                      field(16, "link_up", &S::link_up)};
+                      field(16, "link_up", &S::link_up),
+                      field(17, "offloads_off", &S::offloads_off)};
   }
 };
 
 /// Virtio 1.2, 5.1: queue pairs, a control queue, filters, mergeable receive buffers. Checksums and TCP segmentation
-/// asked for by the driver are done here when the backend does not.
+/// asked for by the driver are done here when the backend does not, and so is what the backend leaves to a driver that
+/// does not take it.
 class Net final : public Base<NetState> {
  public:
   struct Config {
@@ -63,11 +66,16 @@ class Net final : public Base<NetState> {
     unsigned pairs = 1;  ///< 1 to 64
     std::uint16_t queue_size = 256;
     std::uint16_t mtu = 0;
-    bool offloads = true;
-    bool mergeable = true;
+    /// Feature bits (5.1.3) that are not offered, nor those that need them.
+    std::uint64_t withheld = 0;
     RingOptions ring = {};
   };
   static constexpr unsigned kMostPairs = 64;
+  // Feature bits (5.1.3).
+  static constexpr unsigned kCsum = 0, kGuestCsum = 1, kControlOffloads = 2, kMtu = 3, kMac = 5, kGuestTso4 = 7,
+                            kGuestTso6 = 8, kGuestEcn = 9, kHostTso4 = 11, kHostTso6 = 12, kHostEcn = 13,
+                            kMergeable = 15, kStatus = 16, kControlQueue = 17, kControlRx = 18, kControlVlan = 19,
+                            kControlRxExtra = 20, kGuestAnnounce = 21, kMultiQueue = 22, kControlMac = 23;
   /// `backend` may be null: the cable is unplugged.
   Net(Environment environment, core::NetBackend* backend, Config config);
   ~Net() override;
@@ -86,18 +94,24 @@ class Net final : public Base<NetState> {
 
   unsigned control_queue() const;
   std::size_t header_size() const;
-  void transmit(const Chain& chain);
+  void transmit(const Chain& chain, unsigned pair);
   bool receive(std::span<const std::uint8_t> frame, const core::NetOffload& offload);
+  /// Whether the driver takes this receive offload now.
+  bool takes(unsigned feature) const { return negotiated_bit(feature) && !(state_.offloads_off >> feature & 1); }
+  bool takes_segmented(const core::NetOffload& offload) const;
+  void tell_backend();
   bool wanted(std::span<const std::uint8_t> frame) const;
   bool store_frame(unsigned queue, std::span<const std::uint8_t> frame, const core::NetOffload& offload);
   std::uint8_t control(const Chain& chain);
   std::uint8_t control_rx(std::uint8_t command, std::span<const std::uint8_t> data);
   std::uint8_t control_mac(std::uint8_t command, std::span<const std::uint8_t> data);
   std::uint8_t control_vlan(std::uint8_t command, std::span<const std::uint8_t> data);
+  std::uint8_t control_offloads(std::uint8_t command, std::span<const std::uint8_t> data);
 
   core::NetBackend* backend_;
   Config config_;
   std::vector<std::uint8_t> frame_;
+  std::vector<std::uint8_t> completed_;
   std::vector<Chain> chains_;
 };
 

@@ -181,6 +181,69 @@ TEST_F(NetTest, AnnounceIsTakenBackByTheAcknowledgement) {
   EXPECT_EQ(driver.config(6, 2), 1u);
 }
 
+TEST_F(NetTest, TheBackendIsToldWhatTheDriverTakes) {
+  wire.can = {.checksum = true, .segmentation = true};
+  make(kModern);
+  EXPECT_EQ(wire.taken, (core::NetReceiveOffloads{.checksum = true, .tcp4 = true, .tcp6 = true, .ecn = true}));
+  // VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET: of bits 1, 7, 8 and 9 only those that stay on.
+  EXPECT_EQ(control({5, 0, 0x82, 0, 0, 0, 0, 0, 0, 0}), 0);
+  EXPECT_EQ(wire.taken, (core::NetReceiveOffloads{.checksum = true, .tcp4 = true}));
+  EXPECT_EQ(control({5, 0, 0x82, 0x04, 0, 0, 0, 0, 0, 0}), 1) << "UFO was not negotiated";
+  EXPECT_EQ(control({5, 0, 0x82}), 1);
+  EXPECT_EQ(control({5, 1, 0x82, 0, 0, 0, 0, 0, 0, 0}), 1);
+  driver.write(0x70, 0);
+  EXPECT_EQ(wire.taken, core::NetReceiveOffloads{});
+}
+
+TEST_F(NetTest, AChecksumIsCompletedForADriverThatDoesNotTakeItOpen) {
+  make(kUnmerged & ~std::uint64_t{2});
+  const mem::Gpa at = receive_buffer(1600);
+  // RFC 1071, 3, as above: the sum of these is ddf2, its complement 220d.
+  Bytes frame = frame_to(ours(), 14);
+  for (const std::uint8_t byte : Bytes{0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7, 0x00, 0x00})
+    frame.push_back(byte);
+  EXPECT_TRUE(wire.deliver(frame, {.needs_checksum = true, .checksum_start = 14, .checksum_offset = 8}));
+  ASSERT_TRUE(driver.used(0));
+  const Bytes got = driver.bytes_at(at, 12 + frame.size());
+  EXPECT_EQ(got[0], 0) << "no flag that was not negotiated";
+  EXPECT_EQ(got[12 + 22], 0x22);
+  EXPECT_EQ(got[12 + 23], 0x0D);
+  // One that lies outside the frame cannot be completed, and the frame is gone.
+  EXPECT_TRUE(wire.deliver(frame, {.needs_checksum = true, .checksum_start = 4000}));
+  EXPECT_FALSE(driver.used(0));
+}
+
+TEST_F(NetTest, AFrameIsSegmentedForADriverThatDoesNotTakeItWhole) {
+  wire.can = {.checksum = true, .segmentation = true};
+  make(kUnmerged & ~std::uint64_t{0x380});
+  for (unsigned i = 0; i < 4; ++i) receive_buffer(1600);
+  Bytes frame = frame_to(ours(), 14 + 20 + 20 + 2500);
+  frame[12] = 8, frame[13] = 0, frame[14] = 0x45, frame[14 + 9] = 6, frame[34 + 12] = 0x50;
+  EXPECT_TRUE(wire.deliver(frame, {.segmentation = core::NetOffload::Segmentation::tcp4, .segment_size = 1000}));
+  std::vector<std::uint32_t> lengths;
+  while (const auto used = driver.used(0)) lengths.push_back(used->length);
+  EXPECT_EQ(lengths, (std::vector<std::uint32_t>{12 + 54 + 1000, 12 + 54 + 1000, 12 + 54 + 500}));
+}
+
+TEST_F(NetTest, WhatIsWithheldIsNotOfferedNorWhatNeedsIt) {
+  wire.can = {.checksum = true, .segmentation = true};
+  net = std::make_unique<Net>(Environment{machine.memory, machine.clock, machine.log}, &wire,
+                              Net::Config{.pairs = 2, .withheld = (1u << Net::kCsum) | (1u << Net::kControlQueue)});
+  for (const unsigned feature : {Net::kCsum, Net::kHostTso4, Net::kHostEcn, Net::kControlQueue, Net::kControlRx,
+                                 Net::kMultiQueue, Net::kControlOffloads})
+    EXPECT_FALSE(net->offered_features() >> feature & 1) << feature;
+  for (const unsigned feature : {Net::kGuestCsum, Net::kGuestTso4, Net::kMergeable})
+    EXPECT_TRUE(net->offered_features() >> feature & 1) << feature;
+}
+
+TEST_F(NetTest, ACardWithoutCarrierSaysSo) {
+  wire.carrier = false;
+  make(kModern);
+  EXPECT_EQ(driver.config(6, 2), 0u);
+  wire.set_link(true);
+  EXPECT_EQ(driver.config(6, 2), 1u);
+}
+
 TEST_F(NetTest, QueuePairsAreSwitchedOnByTheControlQueue) {
   make(kModern, {.pairs = 2});
   EXPECT_EQ(driver.config(8, 2), 2u);

@@ -104,6 +104,8 @@ struct Context {
 struct MemorySite {
   const std::uint8_t* resume;           ///< in the fast path, behind the check
   const std::uint8_t* checked;          ///< where R10 holds the host address; null: others rely on the slot
+  /// All ones; or 0: what R10 holds at `checked` is the distance from the linear address, which the instruction adds.
+  std::uint64_t linear_kept = ~std::uint64_t{0};
   DataSlot* slot;                       ///< null: the operand is looked up by page number
   std::uint32_t room;                   ///< a page's size less the operand's
   std::uint32_t patience;               ///< misses until another form is tried

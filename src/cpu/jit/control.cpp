@@ -135,8 +135,7 @@ void Translator::emit_canonical_check(Emitter& e, const std::uint8_t* slow) {
 
 void Translator::emit_target(const Item& item) {
   if (item.insn.memory) {
-    emit_operand(item, 0, word_, false);
-    hot_.rm(0x8B, kHostR10, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+    hot_.rm(0x8B, kHostR10, emit_operand(item, 0, word_, false), wide_);
   } else {
     hot_.mov(kHostR10, value_of(item.insn.rm, kHostR10), wide_);
   }
@@ -166,10 +165,10 @@ void Translator::emit_near_call(const Item& item, bool indirect) {
     if (wide_) emit_canonical_check(hot_, cold_slow(item));
     hot_.store_gs(value, kHostR10);
   }
-  emit_operand(item, indirect && insn.memory ? 1 : 0, word_, true);
+  const HostAddress pushed = emit_operand(item, indirect && insn.memory ? 1 : 0, word_, true);
   hot_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
   hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(behind)}, wide_);
-  hot_.rm(0x89, kHostR11, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+  hot_.rm(0x89, kHostR11, pushed, wide_);
   hot_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, -static_cast<std::int32_t>(word_)}, wide_);
   if (indirect) hot_.load_gs(kHostR10, value);
   hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, return_mark_});
@@ -217,8 +216,7 @@ void Translator::emit_return(const Item& item) {
   const auto release =
       static_cast<std::int32_t>(word_ + (forms()[insn.form].sem == Sem::ret_i ? insn.imm & 0xFFFF : 0));
   free_flags(item.live_in);
-  emit_operand(item, 0, word_, false);
-  hot_.rm(0x8B, kHostR10, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+  hot_.rm(0x8B, kHostR10, emit_operand(item, 0, word_, false), wide_);
   hot_.lea(kHostR11, {kHostR10, HostAddress::kNone, 0, return_mark_});
   hot_.rm(0x3B, kHostR11, {kHostRsp, HostAddress::kNone, 0, 8});
   std::uint8_t* const slow = wide_ ? cold_slow(item) : nullptr;
@@ -240,17 +238,15 @@ void Translator::emit_return(const Item& item) {
 
 void Translator::emit_push(const Item& item, const FormPlan& plan) {
   const Insn& insn = item.insn;
-  const HostAddress stored{kHostR10, HostAddress::kNone, 0, 0};
   const bool from_memory = plan.way == Way::push_rm && insn.memory;
   if (from_memory) {
-    emit_operand(item, 0, word_, false);
-    hot_.rm(0x8B, kHostR10, stored, wide_);
+    hot_.rm(0x8B, kHostR10, emit_operand(item, 0, word_, false), wide_);
     hot_.store_gs(e_.gs(e_.context_.value), kHostR10);
   }
   const auto below = -static_cast<std::int32_t>(word_);
-  emit_operand(item, from_memory ? 1 : 0, word_, true);
+  const HostAddress stored = emit_operand(item, from_memory ? 1 : 0, word_, true);
   if (plan.way == Way::push_imm) {
-    hot_.rex_opcode(wide_, 0, 0, kHostR10, 0xC7);
+    hot_.rex_opcode(wide_, 0, stored.index == HostAddress::kNone ? 0u : stored.index, stored.base, 0xC7);
     hot_.modrm_memory(0, stored);
     hot_.dword(static_cast<std::uint32_t>(insn.imm));
   } else if (from_memory) {
@@ -265,19 +261,19 @@ void Translator::emit_push(const Item& item, const FormPlan& plan) {
 
 void Translator::emit_pop(const Item& item, const FormPlan& plan) {
   const unsigned guest = plan.way == Way::pop_rm ? item.insn.rm : item.insn.reg;
-  emit_operand(item, 0, word_, false);
-  // POP RSP ends with the value read: the increment comes first.
-  hot_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, static_cast<std::int32_t>(word_)}, wide_);
+  const HostAddress at = emit_operand(item, 0, word_, false);
   const unsigned to = homeless(guest) ? unsigned{kHostR11} : home(guest);
-  hot_.rm(0x8B, to, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+  hot_.rm(0x8B, to, at, wide_);
+  // POP RSP ends with the value read.
+  if (guest != kRsp) hot_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, static_cast<std::int32_t>(word_)}, wide_);
   if (homeless(guest)) hot_.store_gs(gpr_gs(guest), to);
   close_sites();
 }
 
 void Translator::emit_leave(const Item& item) {
-  emit_operand(item, 0, word_, false);
+  const HostAddress at = emit_operand(item, 0, word_, false);
   hot_.lea(kHostR15, {kHostRbp, HostAddress::kNone, 0, static_cast<std::int32_t>(word_)}, wide_);
-  hot_.rm(0x8B, kHostRbp, {kHostR10, HostAddress::kNone, 0, 0}, wide_);
+  hot_.rm(0x8B, kHostRbp, at, wide_);
   close_sites();
 }
 
@@ -314,7 +310,7 @@ void Translator::emit_stack_and_data(const Item& item, const FormPlan& plan) {
   free_flags(item.live_in);
   hot_.mov_imm(kHostR10, insn.addr_size == 8 ? insn.imm : static_cast<std::uint32_t>(insn.imm));
   if (insn.segment >= kFs) emit_segment_base(item, insn.op_size);
-  emit_check(item, insn.op_size, store);
+  emit_check(item, kAtR10, insn.op_size, store);
   if (insn.op_size == 2) hot_.byte(0x66);
   const std::uint32_t opcode = (store ? 0x88u : 0x8Au) | (insn.op_size > 1 ? 1u : 0u);
   hot_.rm(opcode, kHostRax, {kHostR10, HostAddress::kNone, 0, 0}, insn.op_size == 8);
@@ -327,8 +323,7 @@ void Translator::emit_divide(const Item& item, bool is_signed) {
   free_flags(item.live_in);
   unsigned divisor = kHostR11;
   if (insn.memory) {
-    emit_operand(item, 0, insn.op_size, false);
-    hot_.rm(0x8B, kHostR11, {kHostR10, HostAddress::kNone, 0, 0}, wide);
+    hot_.rm(0x8B, kHostR11, emit_operand(item, 0, insn.op_size, false), wide);
   } else {
     divisor = value_of(insn.rm, kHostR11);
   }

@@ -45,6 +45,7 @@ struct HostAddress {
   std::uint8_t scale = 0;
   std::int32_t disp = 0;
 };
+inline constexpr HostAddress kAtR10{kHostR10};
 
 /// Appends instructions at `at`. The caller sees to the room: no instruction here is longer than 15 bytes. Code is
 /// written through one mapping and runs from another: `to_run` is added to a written address to get the running one.

@@ -196,42 +196,56 @@ unsigned Translator::base_of(const Access& access, unsigned spare) {
   return spare;
 }
 
-void Translator::emit_based(unsigned to, const Access& access, std::int32_t disp) {
-  const unsigned host = base_of(access, to);
+void Translator::emit_sum(Emitter& e, unsigned to, unsigned base, std::int32_t disp) const {
   if (disp == 0)
-    hot_.mov(to, host, wide_);
+    e.mov(to, base, wide_);
   else
-    hot_.lea(to, {static_cast<std::uint8_t>(host), HostAddress::kNone, 0, disp}, wide_);
+    e.lea(to, {static_cast<std::uint8_t>(base), HostAddress::kNone, 0, disp}, wide_);
 }
 
-void Translator::emit_operand(const Item& item, unsigned which, unsigned bytes, bool write) {
+bool Translator::stays_in_register(const Access& access) const {
+  return wide_ && access.base != kRipBase && access.base != kNoRegister && !homeless(access.base);
+}
+
+HostAddress Translator::emit_operand(const Item& item, unsigned which, unsigned bytes, bool write) {
   const Access& access = item.accesses[which];
-  if (access.group == Access::kNoGroup) {
-    free_flags(item.live_in);
-    if (access.base == kNoRegister || access.base == kRipBase)
-      emit_address(item, bytes);
-    else
-      emit_based(kHostR10, access, access.disp);
-    emit_check(item, bytes, write, must_be_aligned(item.insn) ? bytes : 1);
-    return;
-  }
-  Group& group = groups_[access.group];
-  std::int32_t beyond = access.offset - group.low;
-  if (access.leads) {
-    free_flags(item.live_in);
-    emit_based(kHostR10, access, access.disp - beyond);
-    group.slot = emit_check(item, static_cast<unsigned>(group.high - group.low), group.write, 1, &access, beyond);
-    if (!group.slot) hot_.store_gs(e_.gs(e_.context_.group_hosts[access.group]), kHostR10);
-  } else if (group.slot) {
+  const bool in_group = access.group != Access::kNoGroup;
+  const auto beside_base = [&] {
+    return HostAddress{kHostR10, static_cast<std::uint8_t>(home(access.base)), 0, access.disp};
+  };
+  if (in_group && !access.leads) {
     // What was checked holds as long as the code runs on from there.
+    const Group& group = groups_[access.group];
+    if (!group.slot) {
+      hot_.load_gs(kHostR10, e_.gs(e_.context_.group_hosts[access.group]));
+      return {kHostR10, HostAddress::kNone, 0, access.offset - group.low};
+    }
     hot_.load_gs(kHostR10, e_.gs(group.slot->addend));
+    if (stays_in_register(access)) return beside_base();
     const unsigned base = base_of(access, kHostR11);
     hot_.lea(kHostR10, {kHostR10, static_cast<std::uint8_t>(base), 0, access.disp});
-    return;
-  } else {
-    hot_.load_gs(kHostR10, e_.gs(e_.context_.group_hosts[access.group]));
+    return kAtR10;
   }
-  if (beyond) hot_.lea(kHostR10, {kHostR10, HostAddress::kNone, 0, beyond});
+  free_flags(item.live_in);
+  std::int32_t beyond = 0;
+  if (in_group) beyond = access.offset - groups_[access.group].low;
+  const bool folded = stays_in_register(access) && has_slot(item);
+  HostAddress linear = kAtR10;
+  if (folded)
+    linear = {static_cast<std::uint8_t>(home(access.base)), HostAddress::kNone, 0, access.disp - beyond};
+  else if (access.base == kNoRegister || (access.base == kRipBase && !in_group))
+    emit_address(item, bytes);
+  else
+    emit_sum(hot_, kHostR10, base_of(access, kHostR10), access.disp - beyond);
+  if (!in_group) {
+    emit_check(item, linear, bytes, write, must_be_aligned(item.insn) ? bytes : 1);
+  } else {
+    Group& group = groups_[access.group];
+    group.slot =
+        emit_check(item, linear, static_cast<unsigned>(group.high - group.low), group.write, 1, &access, beyond);
+    if (!group.slot) hot_.store_gs(e_.gs(e_.context_.group_hosts[access.group]), kHostR10);
+  }
+  return folded ? beside_base() : HostAddress{kHostR10, HostAddress::kNone, 0, beyond};
 }
 
 }  // namespace husk::cpu::jit

@@ -126,6 +126,7 @@ void Engine::emit_beside(Emitter& e, unsigned mmu_index) {
   e.gs(0x83, 5, entry(offsetof(BesidePage, writes)), true, kHostRax);  // sub, 1
   e.byte(1);
   others[4] = e.jcc_forward(kBelow);
+  e.rm(0x23, kHostR10, site(offsetof(MemorySite, linear_kept)));
   e.gs(0x03, kHostR10, entry(offsetof(BesidePage, addend)), true, kHostRax);
   e.load_gs(kHostRax, gs(context_.rax));
   e.load_gs(kHostRcx, gs(context_.rcx));

@@ -86,8 +86,12 @@ void Translator::emit_segment_base(const Item& item, unsigned bytes) {
   hot_.lea(kHostR10, {kHostR10, kHostR11, 0, 0}, wide_);
 }
 
-DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, unsigned align, const Access* leader,
-                                 std::int32_t beyond) {
+bool Translator::has_slot(const Item& item) const {
+  return hot_form_ && (second_ || !e_.wandering_.contains(page_ + item.offset));
+}
+
+DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, unsigned bytes, bool write,
+                                 unsigned align, const Access* leader, std::int32_t beyond) {
   MemorySite& site = e_.cache_.new_memory_site();
   site.room = static_cast<std::uint32_t>(mem::kPageSize - bytes);
   site.align_mask = align - 1;
@@ -121,7 +125,7 @@ DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, u
     cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
     cold_.jmp(e_.stubs_.heated);
   }
-  if (!hot_form_ || e_.wandering_.contains(site.code)) {
+  if (!has_slot(item)) {
     const std::int32_t table = e_.gs(e_.context_.tlb[core_.mmu_index_][write][0]);
     site.slot = nullptr;
     site.resume = e_.cache_.running(hot_.at);
@@ -139,11 +143,21 @@ DataSlot* Translator::emit_check(const Item& item, unsigned bytes, bool write, u
   }
   DataSlot& data = e_.next_slot(core_.mmu_index_, write);
   site.slot = &data;
-  hot_.load_gs(kHostR11, e_.gs(data.page));
-  hot_.rr(0x33, kHostR11, kHostR10);
-  in_page(kHostR11);
-  site.resume = e_.cache_.running(hot_.at);
-  hot_.gs(0x03, kHostR10, e_.gs(data.addend));
+  if (linear.base == kHostR10) {
+    hot_.load_gs(kHostR11, e_.gs(data.page));
+    hot_.rr(0x33, kHostR11, kHostR10);
+    in_page(kHostR11);
+    site.resume = e_.cache_.running(hot_.at);
+    hot_.gs(0x03, kHostR10, e_.gs(data.addend));
+  } else {
+    emit_sum(hot_, kHostR11, linear.base, linear.disp);
+    hot_.gs(0x33, kHostR11, e_.gs(data.page));
+    in_page(kHostR11);
+    emit_sum(cold_, kHostR10, linear.base, linear.disp);
+    site.resume = e_.cache_.running(hot_.at);
+    hot_.load_gs(kHostR10, e_.gs(data.addend));
+    site.linear_kept = 0;
+  }
   if (!leader) site.checked = e_.cache_.running(hot_.at);
   cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   cold_.jmp(e_.stubs_.slot_miss[core_.mmu_index_][write]);
@@ -231,18 +245,21 @@ Encoding Translator::parse(const std::uint8_t* bytes, const FormPlan& plan) cons
 }
 
 void Translator::emit_encoded(const std::uint8_t* bytes, const Insn& insn, const FormPlan& plan, unsigned reg,
-                              unsigned rm, bool memory, unsigned vvvv) {
+                              unsigned rm, const HostAddress* memory, unsigned vvvv) {
   const Encoding raw = parse(bytes, plan);
+  const bool extends_base = memory ? memory->base != HostAddress::kNone && (memory->base & 8) : rm & 8;
+  const bool extends_index = memory && memory->index != HostAddress::kNone && (memory->index & 8);
   if (plan.vex) {
     hot_.byte(0xC4);
-    hot_.byte(static_cast<unsigned>((raw.vex[1] & 0x1F) | (reg & 8 ? 0 : 0x80) | 0x40 | (rm & 8 ? 0 : 0x20)));
+    hot_.byte(static_cast<unsigned>((raw.vex[1] & 0x1F) | (reg & 8 ? 0 : 0x80) | (extends_index ? 0 : 0x40) |
+                                    (extends_base ? 0 : 0x20)));
     const unsigned keep = plan.vvvv == Field::none ? raw.vex[2] & 0x78u : (~vvvv & 15u) << 3;
     // W says nothing about general registers outside 64-bit mode, but the host would take it at its word.
     const bool ignored = plan.w_ignored || plan.reg == Field::gpr || plan.rm == Field::gpr || plan.vvvv == Field::gpr;
     hot_.byte((raw.vex[2] & (ignored && !wide_ ? 0x07u : 0x87u)) | keep);
   } else {
     for (unsigned i = 0; i < raw.prefix_count; ++i) hot_.byte(raw.prefixes[i]);
-    unsigned rex = (raw.rex & 8u) | (reg & 8 ? 4u : 0) | (rm & 8 ? 1u : 0);
+    unsigned rex = (raw.rex & 8u) | (reg & 8 ? 4u : 0) | (extends_index ? 2u : 0) | (extends_base ? 1u : 0);
     const bool low_byte =
         (plan.byte_reg && reg >= 4 && reg < 8 && !(insn.reg & kHighByte)) ||
         (plan.byte_rm && !memory && rm >= 4 && rm < 8 && !((plan.opcode_reg ? insn.reg : insn.rm) & kHighByte));
@@ -254,7 +271,7 @@ void Translator::emit_encoded(const std::uint8_t* bytes, const Insn& insn, const
   if (plan.modrm) {
     const unsigned field = plan.reg == Field::none ? raw.modrm & 0x38u : (reg & 7) << 3;
     if (memory)
-      hot_.modrm_memory(field >> 3, {kHostR10, HostAddress::kNone, 0, 0});
+      hot_.modrm_memory(field >> 3, *memory);
     else
       hot_.byte(0xC0 | field | (plan.rm == Field::none ? raw.modrm & 7u : rm & 7));
   }
@@ -279,7 +296,8 @@ void Translator::emit_copy(const Item& item) {
   const bool memory = insn.memory;
   if (plan.uses_vectors) emit_vectors_resident(item.live_in);
   if (plan.uses_x87) emit_x87_resident(item.live_in);
-  if (memory) emit_operand(item, 0, memory_bytes(plan.memory_size, insn), plan.rm_written);
+  HostAddress at;
+  if (memory) at = emit_operand(item, 0, memory_bytes(plan.memory_size, insn), plan.rm_written);
   // Flags that the instruction reads, or leaves as they are for others, must be there; R11 is free now.
   const bool passes = (use.killed != 0 || use.read != 0) && (item.live_in & ~use.killed);
   if (use.read || passes) want_flags();
@@ -291,7 +309,7 @@ void Translator::emit_copy(const Item& item) {
   bool borrowed = false;
   unsigned lent = 0;
   const auto names = [&](unsigned host) {
-    return (plan.reg == Field::gpr && home(insn.reg & 15u) == host) ||
+    return (memory && at.index == host) || (plan.reg == Field::gpr && home(insn.reg & 15u) == host) ||
            (plan.rm == Field::gpr && !memory && home((plan.opcode_reg ? insn.reg : insn.rm) & 15u) == host) ||
            (plan.vvvv == Field::gpr && home(insn.vvvv) == host);
   };
@@ -323,7 +341,7 @@ void Translator::emit_copy(const Item& item) {
     return host;
   };
   unsigned reg = plan.reg == Field::none ? 0u : insn.reg, vvvv = insn.vvvv;
-  unsigned rm = memory ? unsigned{kHostR10} : plan.rm == Field::none && !plan.opcode_reg ? 0u : insn.rm;
+  unsigned rm = memory || (plan.rm == Field::none && !plan.opcode_reg) ? 0u : insn.rm;
   if (plan.reg == Field::gpr) reg = place(insn.reg & 15u, plan.reg_read, plan.reg_written);
   if (plan.opcode_reg)
     rm = place(insn.reg & 15u, plan.rm_read, plan.rm_written);
@@ -337,14 +355,17 @@ void Translator::emit_copy(const Item& item) {
   if (memory && reg_high) {
     const unsigned whole = insn.reg & 3u;
     insn.reg = static_cast<std::uint8_t>(whole);
+    // The rotated register may be the operand's base.
+    if (at.index != HostAddress::kNone) hot_.lea(kHostR10, at);
+    if (at.index != HostAddress::kNone) at = kAtR10;
     emit_rotate(whole, 8);
-    emit_encoded(bytes, insn, plan, whole, rm, true, vvvv);
+    emit_encoded(bytes, insn, plan, whole, rm, &at, vvvv);
     emit_rotate(whole, 56);
   } else {
     // AH to BH are 4 to 7 in the encoding.
     if (reg_high) reg = 4 | (insn.reg & 3u);
     if (rm_high) rm = 4 | ((plan.opcode_reg ? insn.reg : insn.rm) & 3u);
-    emit_encoded(bytes, insn, plan, reg, rm, memory, vvvv);
+    emit_encoded(bytes, insn, plan, reg, rm, memory ? &at : nullptr, vvvv);
   }
   for (unsigned i = 0; i < scratch_count; ++i)
     if (scratch[i].written) hot_.store_gs(gpr_gs(scratch[i].guest), scratch[i].host);

@@ -131,16 +131,23 @@ class Translator {
   void emit_address(const Item& item, unsigned bytes);
   /// Adds the base of FS or GS to the offset in R10: the second half of emit_address().
   void emit_segment_base(const Item& item, unsigned bytes);
-  /// R10: host address of an access of the instruction. R11 is used, and the flags where a check is needed.
-  void emit_operand(const Item& item, unsigned which, unsigned bytes, bool write);
-  void emit_based(unsigned to, const Access& access, std::int32_t disp);
+  /// Where in the host's memory an access of the instruction is: R10, and perhaps the host's register of the base. R11 is
+  /// used, and the flags where a check is needed.
+  HostAddress emit_operand(const Item& item, unsigned which, unsigned bytes, bool write);
+  void emit_sum(Emitter& e, unsigned to, unsigned base, std::int32_t disp) const;
+  /// The base's register can be named by the access itself, and no sum with it is cut to 32 bits.
+  bool stays_in_register(const Access& access) const;
+  /// In this form of the block, operands of the instruction have slots.
+  bool has_slot(const Item& item) const;
   void join(Access& access, Access& first, std::int64_t offset, std::int64_t low, std::int64_t high);
   bool may_lead(const Item& item) const;
   void lead(Access& access);
-  /// R10: linear address to host address, or to the interpreter. The flags must be free. `leads`: what follows in the
-  /// block relies on it. Answers the slot that holds the page from here on, if one does.
-  DataSlot* emit_check(const Item& item, unsigned bytes, bool write, unsigned align = 1, const Access* leader = nullptr,
-                       std::int32_t beyond = 0);
+  /// Has the access of `bytes` at `linear` go to the host's memory, or to the interpreter. The flags must be free, R11 is
+  /// used. If `linear` is R10, R10 becomes the host address; if it is a base and a displacement, R10 becomes what is to be
+  /// added to them. `leader`: what follows in the block relies on the check. Answers the slot that holds the page from
+  /// here on, if one does.
+  DataSlot* emit_check(const Item& item, const HostAddress& linear, unsigned bytes, bool write, unsigned align = 1,
+                       const Access* leader = nullptr, std::int32_t beyond = 0);
   /// Code for the site is complete: the interpreter's result goes on here.
   void close_sites();
   /// The same where the instruction ends the block: the interpreter does all of it.
@@ -163,7 +170,7 @@ class Translator {
   unsigned base_of(const Access& access, unsigned spare);
   Encoding parse(const std::uint8_t* bytes, const FormPlan& plan) const;
   void emit_encoded(const std::uint8_t* bytes, const Insn& insn, const FormPlan& plan, unsigned reg, unsigned rm,
-                    bool memory, unsigned vvvv);
+                    const HostAddress* memory, unsigned vvvv);
   void emit_rotate(unsigned reg, unsigned count);
 
   Engine& e_;

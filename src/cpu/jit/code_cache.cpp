@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/bits.h"
 #include "cpu/jit/emitter.h"
@@ -61,11 +62,24 @@ Block* CodeCache::add(mem::RamRegion& ram, const Block& made) {
   Page& page = pages_.try_emplace(ram.data() + page_offset, Page{&ram, page_offset}).first->second;
   page.granules |= mem::granules_of(offset, made.bytes) | made.looked_at;
   page.idle_writes = 0;
+  if (blocks_.size() >= buckets_.size()) grow_buckets();
   Block& block = blocks_.emplace_back(made);
   Block*& bucket = buckets_[bucket_of(block.code, block.key)];
   block.next_in_bucket = bucket;
   block.next_in_page = page.blocks;
   return bucket = page.blocks = &block;
+}
+
+void CodeCache::grow_buckets() {
+  bucket_bits_ += 2;
+  const std::vector<Block*> before = std::exchange(buckets_, std::vector<Block*>(std::size_t{1} << bucket_bits_));
+  for (Block* chain : before)
+    while (Block* const block = chain) {
+      chain = block->next_in_bucket;
+      Block*& bucket = buckets_[bucket_of(block->code, block->key)];
+      block->next_in_bucket = bucket;
+      bucket = block;
+    }
 }
 
 void CodeCache::add_second(mem::RamRegion& ram, Block& block, unsigned bytes) {

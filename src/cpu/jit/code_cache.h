@@ -125,7 +125,6 @@ class CodeCache {
   std::size_t blocks() const { return blocks_.size(); }
 
  private:
-  static constexpr unsigned kBucketBits = 16;
   struct Page {
     mem::RamRegion* ram;
     std::uint64_t offset;
@@ -133,11 +132,12 @@ class CodeCache {
     Block* blocks = nullptr;
     unsigned idle_writes = 0;  ///< since the last block went
   };
-  static std::size_t bucket_of(const std::uint8_t* code, std::uint32_t key) {
+  std::size_t bucket_of(const std::uint8_t* code, std::uint32_t key) const {
     const std::uint64_t mixed =
         (reinterpret_cast<std::uintptr_t>(code) ^ (std::uint64_t{key} << 40)) * 0x9E3779B97F4A7C15;
-    return mixed >> (64 - kBucketBits);
+    return mixed >> (64 - bucket_bits_);
   }
+  void grow_buckets();
   void point(LinkSite& site, const std::uint8_t* running_target);
   void remove(Block& block);
   void forward(Block& block);
@@ -147,7 +147,8 @@ class CodeCache {
   std::uint8_t *cold_, *cold_begin_, *cold_end_;
   const std::uint8_t* link_stub_ = nullptr;
   std::vector<std::uint8_t> restore_flags_;
-  std::vector<Block*> buckets_ = std::vector<Block*>(std::size_t{1} << kBucketBits);
+  unsigned bucket_bits_ = 14;
+  std::vector<Block*> buckets_ = std::vector<Block*>(std::size_t{1} << bucket_bits_);
   std::unordered_map<const std::uint8_t*, Page> pages_;
   std::deque<Block> blocks_;
   std::deque<MemorySite> memory_sites_;

@@ -12,6 +12,7 @@ void Translator::emit_link(std::int64_t target, bool call, bool looked_up) {
   site.unlinked = e_.cache_.running(ask);
   const bool here = target >= 0 && target < static_cast<std::int64_t>(mem::kPageSize);
   if (here && !looked_up) {
+    keep_patches_off_entry();
     site.offset = static_cast<std::int32_t>(target);
     if (call)
       hot_.call(ask);
@@ -42,10 +43,17 @@ void Translator::emit_link(std::int64_t target, bool call, bool looked_up) {
   Emitter::set_relative(hot_.at - 4, site.slot);
 }
 
+void Translator::keep_patches_off_entry() {
+  // Where a dropped block begins a jump is written over it (CodeCache::forward()), while its links may still change.
+  static constexpr std::uint8_t kNop5[] = {0x0F, 0x1F, 0x44, 0x00, 0x00};
+  if (hot_.at < entry_ + sizeof kNop5) hot_.bytes(kNop5, sizeof kNop5);
+}
+
 void Translator::emit_link_if(unsigned condition, std::int64_t target) {
   LinkSite& site = e_.cache_.new_link_site();
   site.unlinked = e_.cache_.running(cold_.at);
   site.offset = static_cast<std::int32_t>(target);
+  keep_patches_off_entry();
   hot_.jcc(condition, cold_.at);
   site.patch = hot_.at - 4;
   cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
@@ -85,11 +93,12 @@ void Translator::emit_exit(std::int64_t target, std::uint16_t live) {
 
 void Translator::emit_jcc(const Item& item) {
   const auto condition = static_cast<unsigned>(item.insn.imm2 & 15);
-  const std::int64_t behind = end_;
+  const std::int64_t behind = std::int64_t{item.offset} + item.insn.length;
   const std::int64_t target = behind + static_cast<std::int64_t>(item.insn.imm);
   want_flags();
   if (target >= behind && target < static_cast<std::int64_t>(mem::kPageSize)) {
     emit_link_if(condition, target);
+    if (item.runs_on) return;
   } else {
     std::uint8_t* const not_taken = hot_.jcc_forward(condition ^ 1);
     emit_exit(target, flags_wanted(target));

@@ -445,6 +445,24 @@ TEST_P(Jit, NullDataSegmentFaultsInCodeThatWasTranslatedFlat) {
   run();
   EXPECT_EQ(get<std::uint32_t>(core->s.gpr[kRsp] + 4), kCode + 8) << "EIP of #GP's frame";
 }
+TEST_P(Jit, LinksOfADroppedBlockDoNotChangeTheJumpToItsSuccessor) {
+  long_mode(3);
+  code(kHandlers + 13 * 16, {0xF4});
+  // A function that begins with a conditional jump: jz out; inc ecx; ret; out: inc edx; ret
+  constexpr std::uint64_t kFunction = kCode + 0x200, kOut = kFunction + 0x80;
+  code(kFunction, {0x74, 0x7E, 0xFF, 0xC1, 0xC3});
+  code(kOut, {0xFF, 0xC2, 0xC3});
+  // again: xor eax, eax; call rbx; call rbx; mov byte [rbx], 74h; mov byte [rdi], FFh; dec esi; jnz again; hlt: both
+  // blocks are dropped, the first while jumps through RBX still lead to it, then what it was linked with.
+  code(kCode, {0x31, 0xC0, 0xFF, 0xD3, 0xFF, 0xD3, 0xC6, 0x03, 0x74, 0xC6, 0x07, 0xFF, 0xFF, 0xCE, 0x75, 0xF0, 0xF4});
+  core->s.gpr[kRbx] = kFunction;
+  core->s.gpr[kRdi] = kOut;
+  core->s.gpr[kRsi] = 5;
+  core->s.gpr[kRcx] = core->s.gpr[kRdx] = 0;
+  run();
+  EXPECT_EQ(core->s.gpr[kRdx], 5u) << "jumps taken";
+  EXPECT_EQ(core->s.gpr[kRcx], 5u) << "jumps not taken";
+}
 TEST_P(Jit, OffsetInFsThatWrapsFaults) {
   protected_mode();
   with_state([](CpuState& s) { s.seg[kFs].base = kData; });

@@ -89,7 +89,7 @@ bool Translator::handled_by_call(const Insn& insn) const {
 bool Translator::ends_block(const Item& item) const {
   if (item.call) return forms()[item.insn.form].attributes & kAttrEndsBlock;
   switch (e_.plans_[item.insn.form].way) {
-    case Way::jcc:
+    case Way::jcc: return !item.runs_on;
     case Way::jmp:
     case Way::call_near:
     case Way::jmp_rm:
@@ -99,6 +99,14 @@ bool Translator::ends_block(const Item& item) const {
     case Way::jcxz: return true;
     default: return false;
   }
+}
+
+bool Translator::may_run_on(const Item& item) const {
+  if (item.call || e_.plans_[item.insn.form].way != Way::jcc) return false;
+  const std::int64_t behind = std::int64_t{item.offset} + item.insn.length;
+  const std::int64_t target = behind + static_cast<std::int64_t>(item.insn.imm);
+  const unsigned most = hot_form_ ? kMostInnerJumps : kMostInnerJumpsAtFirst;
+  return inner_jumps_ < most && target >= behind && target < static_cast<std::int64_t>(mem::kPageSize);
 }
 
 void Translator::copy_bytes(std::array<std::uint8_t, 15>& bytes, unsigned at) const {
@@ -126,6 +134,8 @@ bool Translator::decode_block(unsigned start) {
     item.call = handled_by_call(item.insn);
     at += item.insn.length;
     ++count_;
+    item.runs_on = may_run_on(item);
+    inner_jumps_ += item.runs_on;
     if (ends_block(item)) break;
   }
   end_ = at;
@@ -148,6 +158,7 @@ bool Translator::decode_crossing(unsigned start) {
   item.insn.handler = core_.select_handler(item.insn);
   item.offset = static_cast<std::uint16_t>(start);
   item.call = handled_by_call(item.insn);
+  item.runs_on = false;
   second_ = entry;
   count_ = 1;
   end_ = start + item.insn.length;
@@ -233,6 +244,8 @@ void Translator::find_live_flags() {
   for (unsigned i = count_; i-- > 0;) {
     Item& item = items_[i];
     const FlagUse use = flag_use(item.insn, item.call);
+    if (item.runs_on)
+      live |= flags_wanted(std::int64_t{item.offset} + item.insn.length + static_cast<std::int64_t>(item.insn.imm));
     item.live_out = live;
     live = static_cast<std::uint16_t>((live & ~use.killed) | use.read);
     item.live_in = live;

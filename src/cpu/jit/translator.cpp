@@ -434,11 +434,14 @@ void Translator::emit_crossing() {
   hot_.jmp(e_.stubs_.slow);
 }
 
-/// Counts what the block is about to execute. Its flags may be anybody's, R11 is nobody's.
-void Translator::emit_count() {
+/// Counts what the block is about to execute from `first` on. Its flags may be anybody's, R11 is nobody's.
+void Translator::emit_count(unsigned first) {
+  unsigned end = first;
+  while (end < count_ && !items_[end].runs_on) ++end;
   const std::int32_t counter = e_.gs(e_.context_.hot.instructions);
   hot_.load_gs(kHostR11, counter);
-  hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(count_)});
+  hot_.lea(kHostR11,
+           {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(std::min(end + 1, count_) - first)});
   hot_.store_gs(counter, kHostR11);
 }
 
@@ -461,7 +464,7 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   find_live_flags();
   find_groups();
 
-  hot_.at = e_.cache_.hot();
+  entry_ = hot_.at = e_.cache_.hot();
   cold_.at = e_.cache_.cold();
   Block block;
   block.code = page_ + start;
@@ -470,8 +473,10 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   block.key = key;
   block.wants_flags = count_ == 0 || items_[0].live_in;
   const std::uint8_t* const cold_begin = cold_.at;
-  if (e_.count_) emit_count();
-  for (unsigned i = 0; i < count_; ++i) emit(items_[i]);
+  for (unsigned i = 0; i < count_; ++i) {
+    if (e_.count_ && (i == 0 || items_[i - 1].runs_on)) emit_count(i);
+    emit(items_[i]);
+  }
   const bool open = count_ == 0 || !ends_block(items_[count_ - 1]);
   if (open && crossing_ && count_ == 0) {
     emit_crossing();

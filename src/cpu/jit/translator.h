@@ -32,6 +32,9 @@ class Translator {
 
  private:
   static constexpr unsigned kMaxInsns = 64;
+  /// A block runs on behind so many conditional jumps forward; fewer while nobody knows whether it is worth it.
+  static constexpr unsigned kMostInnerJumps = 6;
+  static constexpr unsigned kMostInnerJumpsAtFirst = 2;
   /// Misses of a memory operand's slot before it is looked up by page number instead.
   static constexpr std::uint32_t kPatience = 200;
   enum class Flags : std::uint8_t { host, spilled };
@@ -61,6 +64,7 @@ class Translator {
     std::array<std::uint8_t, 15> bytes;
     std::uint16_t offset;
     bool call;              ///< by the interpreter's handler
+    bool runs_on;           ///< a conditional jump with more of the block behind it
     std::uint16_t live_in;  ///< flags that the instruction or one after it may read
     std::uint16_t live_out;
   };
@@ -73,6 +77,8 @@ class Translator {
 
   // analysis (liveness.cpp)
   bool decode_block(unsigned start);
+  /// The block goes on behind the instruction, a conditional jump.
+  bool may_run_on(const Item& item) const;
   /// The page's bytes from `at` on, as far as they go.
   void copy_bytes(std::array<std::uint8_t, 15>& bytes, unsigned at) const;
   /// The instruction at `start`, which reaches into the next page. False: its fetch faults.
@@ -98,7 +104,7 @@ class Translator {
   void emit(const Item& item);
   void emit_call(const Item& item);
   void emit_crossing();
-  void emit_count();
+  void emit_count(unsigned first);
   void emit_copy(const Item& item);
   void emit_stack_and_data(const Item& item, const FormPlan& plan);
   void emit_push(const Item& item, const FormPlan& plan);
@@ -115,6 +121,7 @@ class Translator {
   void emit_exit(std::int64_t target, std::uint16_t live);
   /// `looked_up`: the jump holds only as long as the mapping does, though the target lies in the same page.
   void emit_link(std::int64_t target, bool call, bool looked_up = false);
+  void keep_patches_off_entry();
   /// The same for a conditional jump forward in the page.
   void emit_link_if(unsigned condition, std::int64_t target);
   void emit_attention_check(std::int64_t target, std::uint16_t live);
@@ -176,6 +183,7 @@ class Translator {
   Engine& e_;
   interp::Core& core_;
   Emitter hot_, cold_;
+  const std::uint8_t* entry_ = nullptr;  ///< where the block's code begins
   const std::uint8_t* page_ = nullptr;  ///< host address of the guest page
   CodeSize code_size_ = CodeSize::bits64;
   bool wide_ = true;  ///< 64-bit code
@@ -183,6 +191,7 @@ class Translator {
   std::int32_t return_mark_ = 0;
   unsigned word_ = 8;  ///< bytes of a stack slot
   std::array<Item, kMaxInsns> items_;
+  unsigned inner_jumps_ = 0;
   unsigned count_ = 0;
   bool crossing_ = false;                            ///< an instruction that reaches into the next page follows
   const interp::Core::ExecEntry* second_ = nullptr;  ///< the next page, if the block is such an instruction

@@ -210,6 +210,10 @@ Result<std::vector<KernelModule>> CommandRun::find_modules(const machine::Machin
   std::vector<std::string_view> wanted = {"virtio_pci", "virtio_console", "virtiofs", "overlay"};
   if (disk_count(config) > 0) wanted.push_back("virtio_blk");
   if (has_network(config)) wanted.push_back("virtio_net");
+  if (std::any_of(config.virtio.begin(), config.virtio.end(), [](const machine::VirtioConfig& device) {
+        return std::holds_alternative<machine::VirtioVsockConfig>(device);
+      }))
+    wanted.push_back("vmw_vsock_virtio_transport");
   for (const std::string_view name : wanted)
     if (tree->knows_builtin() && !tree->is_builtin(name) && !tree->has_module(name))
       return std::unexpected(

@@ -26,6 +26,7 @@
 #include "monitor/gdb_server.h"
 #include "monitor/statistics_report.h"
 #include "monitor/trace_log.h"
+#include "netdev/vsock_sockets.h"
 
 namespace husk::app {
 namespace {
@@ -253,6 +254,10 @@ machine::VirtioSpec Launch::virtio_spec(const machine::VirtioConfig& device) {
   if (const auto* fs = std::get_if<machine::VirtioFsConfig>(&device))
     spec.fs = [this, id = fs->folder](mem::LockDomain& domain, const std::string&) {
       return outside_.attach_folder(id, domain);
+    };
+  if (const auto* vsock = std::get_if<machine::VirtioVsockConfig>(&device))
+    spec.vsock = [this, path = vsock->path](mem::LockDomain& domain, const std::string&) {
+      return netdev::open_vsock_sockets(session_.loop(), session_.log(), domain, path);
     };
   if (const auto* console = std::get_if<machine::VirtioConsoleConfig>(&device))
     for (const machine::VirtioPortConfig& port : console->ports)

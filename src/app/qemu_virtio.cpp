@@ -12,13 +12,14 @@ namespace {
 
 using machine::MachineConfig;
 
-constexpr std::array<std::string_view, 20> kNames = {"virtio-rng-pci",
+constexpr std::array<std::string_view, 21> kNames = {"virtio-rng-pci",
                                                      "virtio-blk-pci",
                                                      "virtio-net-pci",
                                                      "virtio-serial-pci",
                                                      "virtio-9p-pci",
                                                      "virtio-fs-pci",
                                                      "virtio-balloon-pci",
+                                                     "virtio-vsock-pci",
                                                      "virtio-rng",
                                                      "virtio-blk",
                                                      "virtio-net",
@@ -257,6 +258,19 @@ Status add_9p(MachineConfig& config, const Kind& kind, Properties& p) {
   return {};
 }
 
+Status add_vsock(MachineConfig& config, const Kind& kind, Properties& p) {
+  machine::VirtioVsockConfig device;
+  device.place = HUSK_TRY(take_place(p, kind, false));
+  device.guest_cid = HUSK_TRY(p.take_number("guest-cid", 0, 0xFFFFFFFE));
+  device.path = p.take("path").value_or("");
+  if (device.guest_cid < 3)
+    return refuse("virtio-vsock has no guest-cid of 3 or more", "give guest-cid=3; 0, 1 and 2 are not a guest's");
+  if (device.path.empty())
+    return refuse("virtio-vsock has no path", "give path=FILE, where programs of the host connect to");
+  config.virtio.emplace_back(std::move(device));
+  return {};
+}
+
 Status add_balloon(MachineConfig& config, const Kind& kind, Properties& p) {
   machine::VirtioBalloonConfig device;
   device.place = HUSK_TRY(take_place(p, kind, true));
@@ -339,6 +353,7 @@ std::string virtio_device_help() {
          "virtconsole,chardev=ID   a console (hvc0 in Linux)\n"
          "virtserialport,chardev=ID,name=NAME   a named port\n"
          "virtio-fs-pci,fsdev=ID,tag=NAME          a folder of the host\n"
+         "virtio-vsock-pci,guest-cid=N,path=FILE   sockets between guest and host (docs/vsock.md)\n"
          "virtio-balloon-pci[,deflate-on-oom=on][,free-page-reporting=on]   gives memory back\n"
          "  all virtio devices: "
          "[,addr=N][,packed=on][,disable-legacy=off][,event_idx=off][,indirect_desc=off][,vectors=N]\n";
@@ -361,6 +376,11 @@ Result<bool> add_virtio_device(MachineConfig& config, std::string_view driver, P
   else if (kind.name == "vhost-user-fs")
     return refuse("vhost-user-fs wants a daemon beside the machine; husk serves folders itself",
                   "give -fsdev local,id=ID,path=DIR and -device virtio-fs-pci,fsdev=ID,tag=NAME");
+  else if (kind.name == "virtio-vsock")
+    HUSK_TRY(add_vsock(config, kind, properties));
+  else if (kind.name == "vhost-vsock")
+    return refuse("vhost-vsock wants the host's kernel (/dev/vhost-vsock); husk carries the sockets itself",
+                  "give -device virtio-vsock-pci,guest-cid=N,path=FILE");
   else if (kind.name == "virtio-9p")
     HUSK_TRY(add_9p(config, kind, properties));
   else if (kind.name == "virtio-balloon")

@@ -22,7 +22,7 @@ struct Written {
   std::string kernel, memory, cpus, cpu, initrd, append, firmware, console, rtc_base, rtc_clock, gdb, trace, timeout;
   std::string log_file, pid_file, name, exec, accelerators;
   std::string modules_directory, overlay, directory;
-  std::vector<std::string> modules, serials, chardevs, devices, disks, networks, ports;
+  std::vector<std::string> modules, serials, chardevs, devices, disks, networks, ports, vsocks;
   std::vector<std::string> writable, shares, passed;
   bool no_initrd = false, guest_decompress = false, paused = false, no_reboot = false, quiet = false;
   bool guest_errors = false, statistics = false, perf_map = false;
@@ -74,6 +74,11 @@ std::unique_ptr<CLI::App> make_parser(Written& written) {
       ->group(machine);
   app->add_option("--port", written.ports, "[udp:][ADDRESS:]HOSTPORT:GUESTPORT: forward a port of the host")
       ->type_name("RULE")
+      ->group(machine);
+  app->add_option("--vsock", written.vsocks,
+                  "path=FILE[,cid=N]: sockets between guest and host; write CONNECT PORT to FILE, or listen at "
+                  "FILE_PORT (cid 3)")
+      ->type_name("path=FILE")
       ->group(machine);
   app->add_option("--rtc", written.rtc_base, "clock shows utc, localtime or a date (utc)")
       ->type_name("BASE")
@@ -216,6 +221,17 @@ Result<machine::HostForward> parse_port(std::string_view text) {
   return parse_host_forward(fmt::format("{}-:{}", rule, text.substr(last + 1)));
 }
 
+/// "path=FILE[,cid=N]".
+Status add_run_vsock(MachineConfig& config, const std::string& text) {
+  std::string words = text;
+  const std::size_t at = text.starts_with("cid=") ? 0 : text.find(",cid=");
+  if (at == std::string::npos)
+    words += ",guest-cid=3";
+  else
+    words.insert(at == 0 ? 0 : at + 1, "guest-");
+  return add_device_option(config, "virtio-vsock-pci," + words);
+}
+
 Status apply_network(MachineConfig& config, const Written& written) {
   for (const std::string& text : written.networks) HUSK_TRY(of("--net", add_run_network(config, text)));
   if (!written.ports.empty() && config.netdevs.empty())
@@ -243,6 +259,7 @@ Status apply_machine(MachineConfig& config, const Written& written) {
   for (const std::string& text : written.devices) HUSK_TRY(of("--device", add_device_option(config, text)));
   for (const std::string& text : written.disks) HUSK_TRY(of("--disk", add_disk(config, text)));
   HUSK_TRY(apply_network(config, written));
+  for (const std::string& text : written.vsocks) HUSK_TRY(of("--vsock", add_run_vsock(config, text)));
   if (!written.rtc_base.empty()) config.rtc = HUSK_TRY(of("--rtc", machine::parse_rtc_base(written.rtc_base)));
   if (written.rtc_clock == "vm")
     config.rtc.clock = machine::RtcConfig::Clock::vm;

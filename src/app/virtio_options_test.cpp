@@ -151,6 +151,14 @@ TEST(VirtioOptions, FramesAreWrittenToAFile) {
   EXPECT_EQ(config.frame_dumps, (std::vector<machine::FrameDumpConfig>{{"f", "n", "/x", 100}}));
 }
 
+TEST(VirtioOptions, SocketsBetweenGuestAndHost) {
+  const MachineConfig config = machine_of({"-device", "virtio-vsock-pci,guest-cid=7,path=/v,packed=on"});
+  const auto& device = std::get<machine::VirtioVsockConfig>(config.virtio.at(0));
+  EXPECT_EQ(device.guest_cid, 7u);
+  EXPECT_EQ(device.path, "/v");
+  EXPECT_TRUE(device.place.packed);
+}
+
 TEST(VirtioOptions, PortsAreNumberedAsTheyAreGiven) {
   const std::vector<std::string> two{"-device", "virtio-serial-pci,id=s", "-device", "virtio-serial-pci,id=t"};
   const auto with = [&](std::vector<std::string> more) {

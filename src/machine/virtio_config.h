@@ -98,8 +98,16 @@ struct VirtioBalloonConfig {
   bool operator==(const VirtioBalloonConfig&) const = default;
 };
 
+/// Sockets between guest and host.
+struct VirtioVsockConfig {
+  VirtioPlace place = {};
+  std::uint64_t guest_cid = 3;
+  std::string path = {};  ///< of the unix sockets, see netdev::open_vsock_sockets
+  bool operator==(const VirtioVsockConfig&) const = default;
+};
+
 using VirtioConfig = std::variant<VirtioRngConfig, VirtioBlkConfig, VirtioNetConfig, VirtioConsoleConfig,
-                                  Virtio9pConfig, VirtioBalloonConfig, VirtioFsConfig>;
+                                  Virtio9pConfig, VirtioBalloonConfig, VirtioFsConfig, VirtioVsockConfig>;
 
 enum class CacheMode : std::uint8_t { none, writeback, writethrough, directsync, unsafe };
 

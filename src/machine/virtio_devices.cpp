@@ -15,6 +15,7 @@
 #include "devices/virtio/fs.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
+#include "devices/virtio/vsock.h"
 
 namespace husk::machine {
 
@@ -49,7 +50,7 @@ void give_back(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) 
 
 std::string_view kind_name(const VirtioConfig& config) {
   static constexpr std::string_view kNames[] = {"virtio_rng", "virtio_blk",     "virtio_net", "virtio_console",
-                                                "virtio_9p",  "virtio_balloon", "virtio_fs"};
+                                                "virtio_9p",  "virtio_balloon", "virtio_fs",  "virtio_vsock"};
   return kNames[config.index()];
 }
 
@@ -173,6 +174,16 @@ Status VirtioDevices::make(Attached& attached, const VirtioFsConfig& config, con
                                               .queues = config.queues,
                                               .queue_size = config.queue_size,
                                               .ring = ring_options(config.place)})));
+  return {};
+}
+
+Status VirtioDevices::make(Attached& attached, const VirtioVsockConfig& config, const VirtioSpec& spec,
+                           const std::string& id) {
+  if (!spec.vsock) return fail("{} has no sockets on the host", id);
+  attached.vsock = HUSK_TRY(spec.vsock(*attached.domain, id));
+  keep(attached,
+       HUSK_TRY(virtio::Vsock::create(environment(attached), *attached.vsock,
+                                      {.id = id, .guest_cid = config.guest_cid, .ring = ring_options(config.place)})));
   return {};
 }
 

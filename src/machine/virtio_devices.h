@@ -10,6 +10,7 @@
 #include "core/block_backend.h"
 #include "core/fuse_backend.h"
 #include "core/net_backend.h"
+#include "core/vsock_backend.h"
 #include "devices/pci/bus.h"
 #include "devices/virtio/pci.h"
 #include "machine/virtio_config.h"
@@ -30,6 +31,7 @@ struct VirtioSpec {
   BackendFactory<core::NetBackend> net = {};
   unsigned net_queues = 1;  ///< queue pairs of the card
   BackendFactory<core::FuseBackend> fs = {};
+  BackendFactory<core::VsockBackend> vsock = {};
   std::vector<BackendFactory<core::CharBackend>> ports = {};
 };
 
@@ -59,6 +61,7 @@ class VirtioDevices {
     std::unique_ptr<core::BlockBackend> block;
     std::unique_ptr<core::NetBackend> net;
     std::unique_ptr<core::FuseBackend> fs;
+    std::unique_ptr<core::VsockBackend> vsock;
     std::unique_ptr<core::Device> device;
     devices::virtio::VirtioDevice* virtio = nullptr;
     std::unique_ptr<devices::virtio::PciTransport> transport;
@@ -75,6 +78,7 @@ class VirtioDevices {
   Status make(Attached& attached, const Virtio9pConfig& config, const VirtioSpec& spec, const std::string& id);
   Status make(Attached& attached, const VirtioBalloonConfig& config, const VirtioSpec& spec, const std::string& id);
   Status make(Attached& attached, const VirtioFsConfig& config, const VirtioSpec& spec, const std::string& id);
+  Status make(Attached& attached, const VirtioVsockConfig& config, const VirtioSpec& spec, const std::string& id);
   devices::virtio::Environment environment(Attached& attached) { return {memory_, *attached.clock, deps_.log}; }
 
   Deps deps_;

@@ -566,6 +566,7 @@ class BadInput(Case):
                 ("time", "--timeout", "soon"), ("trace", "--trace", "everything"), ("port", "--gdb", "x"),
                 ("character device", "--console", "stdoi"), ("ID|id", "--chardev", "null"),
                 ("gdb", "--paused"), ("port forward", "--port", "x"), ("network", "--net", "tap"),
+                ("no path", "--vsock", "cid=3"), ("guest-cid of 3", "--vsock", "cid=2,path=/x"),
                 ("one argument too many", "extra", "more"), ("value is empty", "--log", "")):
             self.refuse(wanted, "--bios", rom, *options)
 
@@ -653,7 +654,8 @@ class Help(Case):
             "--cpu": (with_rom, ["Haswell,-avx2"]), "--device": (with_rom, ["pc-testdev"]),
             "--accel": (alone("--bios", rom, *exit_device, "--console", "null", status=33), ["jit"]),
             "--disk": (with_rom, [self.path("disk") + ",format=raw,readonly=on"]), "--net": (with_rom, ["user"]),
-            "--port": (with_rom, [f"{port}:22"]), "--rtc": (with_rom, ["localtime"]), "--rtc-clock": (with_rom, ["vm"]),
+            "--port": (with_rom, [f"{port}:22"]), "--vsock": (with_rom, ["path=" + self.path("vsock") + ",cid=4"]),
+            "--rtc": (with_rom, ["localtime"]), "--rtc-clock": (with_rom, ["vm"]),
             "--name": (with_rom, ["a name"]), "--initrd": (with_kernel, [self.file("cpio", b"")]),
             "--no-initrd": (with_kernel, []), "--append": (with_kernel, ["quiet"]), "--exec": (with_kernel, ["true"]),
             "--module": (with_kernel, [self.path("cpio") + " words"]),

@@ -32,9 +32,11 @@
 #include "devices/virtio/net.h"
 #include "devices/virtio/pci.h"
 #include "devices/virtio/rng.h"
+#include "devices/virtio/vsock.h"
 #include "testing/fake_block.h"
 #include "testing/fake_fuse.h"
 #include "testing/fake_net.h"
+#include "testing/fake_vsock.h"
 
 namespace husk::devices {
 
@@ -433,6 +435,44 @@ struct VirtioFsRig : VirtioRig<virtio::Fs> {
   }
   testing::FakeFuse server;
 };
+struct VirtioVsockRig : VirtioRig<virtio::Vsock> {
+  explicit VirtioVsockRig(TestMachine& m) : VirtioRig(m) {
+    attach(taken(virtio::Vsock::create(environment(), host, {.ring = {.packed = true, .in_order = true}})));
+  }
+  ~VirtioVsockRig() override {
+    transport.reset();
+    dut.reset();
+  }
+  void outside(std::uint64_t value) override {
+    host.hold = value & 1;
+    if ((value & 14) == 0) {
+      (void)host.call(static_cast<std::uint32_t>(value >> 8 & 3), static_cast<core::VsockKind>(1 + (value >> 16 & 1)));
+      return;
+    }
+    if ((value & 14) == 2) return packet(value >> 4);
+    if (host.connections.empty()) return;
+    auto& [ports, one] =
+        *std::next(host.connections.begin(), static_cast<std::ptrdiff_t>((value >> 8) % host.connections.size()));
+    one.received.clear();
+    one.messages.clear();
+    const core::VsockPorts which = ports;
+    if ((value & 14) == 4) return host.deliver(which, std::string(value >> 16 & 0x3FF, 'x'));
+    if ((value & 14) == 6) return host.end(which);
+    if ((value & 14) == 8) return host.vanish(which);
+    host.forward(which);
+  }
+  /// A well-formed packet at 800h of RAM, with a descriptor for it and one to receive by.
+  void packet(std::uint64_t value) {
+    const auto put32 = [&](unsigned at, std::uint64_t what) {
+      (void)machine.memory.store<std::uint32_t>(0x800 + at, static_cast<std::uint32_t>(what));
+    };
+    put32(0, 3), put32(4, 0), put32(8, 2), put32(12, 0);
+    put32(16, value & 3), put32(20, value >> 2 & 0x7F), put32(24, value >> 12 & 0x1FF);
+    put32(28, (1 + (value >> 9 & 1)) | (value >> 24 & 15) << 16);
+    put32(32, value >> 21 & 7), put32(36, value >> 28 & 0xFFFF), put32(40, value >> 44);
+  }
+  testing::FakeVsock host;
+};
 /// The transports, with a random number generator behind.
 struct VirtioMmioRig : RigOf<virtio::MmioTransport> {
   explicit VirtioMmioRig(TestMachine& m) : rng({m.memory, m.clock, m.log}, [](std::span<std::uint8_t>) {}, {}) {
@@ -575,6 +615,7 @@ constexpr DeviceKind kKinds[] = {
      kVirtioMmio,
      build<VirtioRngRig>,
      state::schema<virtio::RngState>},
+    {"virtio-vsock", "virtio sockets", {}, kVirtioMmio, build<VirtioVsockRig>, state::schema<virtio::VsockState>},
 };
 
 }  // namespace

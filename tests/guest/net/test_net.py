@@ -420,6 +420,123 @@ print(exchange("10.9.8.1", {echo.port}))
         self.assertEqual(out, "True\n")
 
 
+class Vsock(unittest.TestCase):
+    """virtio-vsock with Debian's driver; on the host, unix sockets."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.path = self.folder.name + "/v"
+
+    def serve(self, port, kind=socket.SOCK_STREAM):
+        """A program of the host that sends back what comes."""
+        server = socket.socket(socket.AF_UNIX, kind)
+        self.addCleanup(server.close)
+        server.bind(f"{self.path}_{port}")
+        server.listen(300)
+
+        def one(client):
+            with client:
+                while part := client.recv(1 << 18):
+                    client.sendall(part)
+
+        def accept():
+            try:
+                while True:
+                    client, _ = server.accept()
+                    threading.Thread(target=one, args=(client,), daemon=True).start()
+            except OSError:
+                pass
+        threading.Thread(target=accept, daemon=True).start()
+
+    def vsock(self):
+        return f"path={self.path},cid=42"
+
+    def test_the_guest_reaches_programs_of_the_host(self):
+        self.serve(7000)
+        out = run("--vsock", self.vsock(), script="""
+socket.create_connection = lambda to, timeout: (lambda s: (s.connect(to), s)[1])(socket.socket(socket.AF_VSOCK))
+print("stream", exchange(2, 7000))
+s = socket.socket(socket.AF_VSOCK)
+try:
+    s.connect((2, 7999))
+except OSError as error:
+    print(type(error).__name__)
+import fcntl, struct
+print("cid", struct.unpack("I", fcntl.ioctl(open("/dev/vsock", "rb"), 0x7B9, b"1234"))[0])
+""", root=True)
+        self.assertEqual(out, "stream True\nConnectionResetError\ncid 42\n")
+
+    def test_many_connections_at_once(self):
+        self.serve(7000)
+        out = run("--vsock", self.vsock(), script="""
+all = [socket.socket(socket.AF_VSOCK) for i in range(300)]
+for s in all:
+    s.connect((2, 7000))
+for i, s in enumerate(all):
+    s.sendall(b"%6d" % i * 1000)
+print(sum(int(s.recv(6000, socket.MSG_WAITALL)[-6:]) == i for i, s in enumerate(all)))
+""", root=True)
+        self.assertEqual(out, "300\n")
+
+    def test_messages_of_seqpacket_stay_whole(self):
+        self.serve(7001, socket.SOCK_SEQPACKET)
+        out = run("--vsock", self.vsock(), script="""
+s = socket.socket(socket.AF_VSOCK, socket.SOCK_SEQPACKET)
+s.connect((2, 7001))
+for size in (1, 100, 5000, 70000, 150000):
+    s.send(DATA[:size])
+    got = b""
+    # One message back, and no part of another.
+    got = s.recv(1 << 20)
+    print(size, got == DATA[:size])
+""", root=True)
+        self.assertEqual(out, "".join(f"{size} True\n" for size in (1, 100, 5000, 70000, 150000)))
+
+    def test_programs_of_the_host_reach_the_guest(self):
+        child = run("--vsock", self.vsock(), root=True, background=True, script="""
+server = socket.socket(socket.AF_VSOCK)
+server.bind((socket.VMADDR_CID_ANY, 7777))
+server.listen(64)
+print("up")
+def one(client):
+    while part := client.recv(1 << 16):
+        client.sendall(part)
+    client.close()
+while True:
+    client, peer = server.accept()
+    assert peer[0] == 2, peer
+    threading.Thread(target=one, args=(client,), daemon=True).start()
+""")
+        self.addCleanup(child.communicate)
+        self.addCleanup(child.terminate)
+        self.assertEqual(child.stdout.readline(), "up\n")
+
+        def call(port):
+            client = socket.socket(socket.AF_UNIX)
+            client.settimeout(60)
+            client.connect(self.path)
+            client.sendall(f"CONNECT {port}\n".encode())
+            return client
+
+        for _ in range(3):
+            with call(7777) as client:
+                answer = b""
+                while not answer.endswith(b"\n"):
+                    answer += client.recv(1)
+                self.assertRegex(answer, rb"^OK \d+\n$")
+                sender = threading.Thread(target=lambda: (client.sendall(DATA), client.shutdown(socket.SHUT_WR)))
+                sender.start()
+                digest = hashlib.sha256()
+                while part := client.recv(1 << 16):
+                    digest.update(part)
+                sender.join()
+                self.assertEqual(digest.hexdigest(), SUM)
+        # A port that nobody serves is hung up on.
+        with call(7778) as client:
+            self.assertEqual(client.recv(10), b"")
+
+
 if __name__ == "__main__":
     HUSK = test_virtio.HUSK = os.path.abspath(sys.argv[1])
     CACHE = test_virtio.CACHE = pathlib.Path(sys.argv[2]).resolve()

@@ -411,13 +411,35 @@ print(len(get("file")), hashlib.sha256(get("file")).hexdigest() == get("sum").de
         route = [line.split() for line in pathlib.Path("/proc/net/route").read_text().splitlines()[1:]]
         if not any(line[1] == "00000000" for line in route):
             self.skipTest("passt wants a host with a default route")
-        echo = host_tools()["Echo"]("127.0.0.1")
+        # One direction at a time: with Debian 12's passt (2023_03_09) a connection that is busy both ways stalls, and so
+        # does one that the guest ends halfway.
+        server = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(server.close)
+        came = []
+
+        def serve():
+            client, _ = server.accept()
+            with client:
+                client.sendall(DATA)
+            client, _ = server.accept()
+            with client:
+                parts = b""
+                while len(parts) < len(DATA):
+                    parts += client.recv(1 << 16)
+                came.append(parts)
+                client.sendall(b"got it")
+        threading.Thread(target=serve, daemon=True).start()
         out = run("--net", "passt,address=10.9.8.7,netmask=24,gateway=10.9.8.1", root=True, script=f"""
 address("addr", "add", "10.9.8.7/24", "dev", "eth0")
 address("link", "set", "eth0", "up")
-print(exchange("10.9.8.1", {echo.port}))
+to = ("10.9.8.1", {server.getsockname()[1]})
+print(read_all(retry(lambda: socket.create_connection(to, timeout=60))) == DATA)
+s = retry(lambda: socket.create_connection(to, timeout=60))
+s.sendall(DATA)
+print(s.recv(100))
 """)
-        self.assertEqual(out, "True\n")
+        self.assertEqual(out, "True\nb'got it'\n")
+        self.assertEqual(came, [DATA])
 
 
 class Vsock(unittest.TestCase):

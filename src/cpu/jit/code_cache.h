@@ -18,9 +18,9 @@ namespace husk::cpu::jit {
 struct Block {
   const std::uint8_t* code =
       nullptr;  ///< host address of the first guest byte: identity of the code, whatever maps to it
-  const std::uint8_t* entry = nullptr;    ///< running address
-  std::uint8_t* written_entry = nullptr;  ///< the same, where it is written
-  bool wants_flags = true;                ///< reads flags that it did not set itself
+  const std::uint8_t* entry = nullptr;          ///< running address
+  std::uint8_t* written_entry = nullptr;        ///< the same, where it is written
+  bool wants_flags = true;                      ///< reads flags that it did not set itself
   const std::uint8_t* spilled_entry = nullptr;  ///< of a block that wants flags: restores them first (running address)
   std::uint32_t key = 0;
   std::uint16_t bytes = 0;

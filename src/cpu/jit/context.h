@@ -78,7 +78,7 @@ struct Context {
   std::uint64_t missed;              ///< linear address of an access whose page no TLB has
   void* missed_site;                 ///< its MemorySite
   std::uint32_t host_mxcsr;
-  std::uint8_t vectors_resident;  ///< XMM/YMM and MXCSR of the guest are in the host's
+  std::uint8_t vectors_away = 1;  ///< 0: XMM/YMM and MXCSR of the guest are in the host's
   std::uint8_t reload_vectors;    ///< a stub is to make them resident before it goes on
   std::uint32_t filled_bytes[3];  ///< used of `filled`
   std::uint8_t local_supervisor;  ///< slots of the supervisor hold a page of this address space only
@@ -102,8 +102,8 @@ struct Context {
 
 /// A memory operand, for the stub that its fast path falls back on. Its layout is known to the stubs.
 struct MemorySite {
-  const std::uint8_t* resume;           ///< in the fast path, behind the check
-  const std::uint8_t* checked;          ///< where R10 holds the host address; null: others rely on the slot
+  const std::uint8_t* resume;   ///< in the fast path, behind the check
+  const std::uint8_t* checked;  ///< where R10 holds the host address; null: others rely on the slot
   /// All ones; or 0: what R10 holds at `checked` is the distance from the linear address, which the instruction adds.
   std::uint64_t linear_kept = ~std::uint64_t{0};
   DataSlot* slot;                       ///< null: the operand is looked up by page number

@@ -72,9 +72,7 @@ void Translator::emit_attention_check(std::int64_t target, std::uint16_t live) {
     // Without touching the flags.
     hot_.mov(kHostR11, kHostRcx);
     hot_.load_gs(kHostRcx, e_.gs(core_.attention_), false);
-    hot_.byte(0xE3);  // jrcxz
-    hot_.byte(5);
-    hot_.jmp(cold_.at);
+    hot_.jmp_unless_rcx(cold_.at);
     hot_.mov(kHostRcx, kHostR11);
     cold_.mov(kHostRcx, kHostR11);
   } else {

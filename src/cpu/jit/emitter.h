@@ -187,6 +187,21 @@ class Emitter {
     byte(0x80 | condition);
     relative(target);
   }
+  /// A jump if RCX is not zero, which touches no flags (JRCXZ reaches 127 bytes only).
+  void jmp_unless_rcx(const std::uint8_t* target) {
+    byte(0xE3);
+    byte(5);
+    jmp(target);
+  }
+  /// Loads an address that set_address() tells later: its place.
+  [[nodiscard]] std::uint8_t* mov_address_forward(unsigned to) {
+    rex_opcode(true, 0, 0, to, 0xB8 | (to & 7));
+    qword(0);
+    return at - 8;
+  }
+  static void set_address(std::uint8_t* place, const std::uint8_t* address) {
+    std::memcpy(place, &address, sizeof address);
+  }
   /// Forward branches: the place of the 32-bit (8-bit) displacement, to be given to bind().
   [[nodiscard]] std::uint8_t* jcc_forward(unsigned condition) {
     byte(0x0F);

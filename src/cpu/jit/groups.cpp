@@ -222,10 +222,12 @@ HostAddress Translator::emit_operand(const Item& item, unsigned which, unsigned 
     }
     hot_.load_gs(kHostR10, e_.gs(group.slot->addend));
     if (stays_in_register(access)) return beside_base();
+    held_ = kNoRegister;
     const unsigned base = base_of(access, kHostR11);
     hot_.lea(kHostR10, {kHostR10, static_cast<std::uint8_t>(base), 0, access.disp});
     return kAtR10;
   }
+  held_ = kNoRegister;
   free_flags(item.live_in);
   std::int32_t beyond = 0;
   if (in_group) beyond = access.offset - groups_[access.group].low;

@@ -88,7 +88,7 @@ std::string Engine::field_name(std::int64_t distance) const {
       {&c.self, "self"},
       {&c.missed, "missed"},
       {&c.host_mxcsr, "host_mxcsr"},
-      {&c.vectors_resident, "vectors_resident"},
+      {&c.vectors_away, "vectors_away"},
       {&c.reload_vectors, "reload_vectors"},
       {&c.x87_resident, "x87_resident"},
       {&c.x87_saved, "x87_saved"},

@@ -51,8 +51,8 @@ std::uint8_t* Engine::emit_trampoline(Emitter& e, Glue glue) {
   emit_save_registers(e);
   e.gs(0xC6, 0, gs(context_.reload_vectors), false);
   e.byte(0);
-  e.cmp_gs_byte(gs(context_.vectors_resident), 0);
-  std::uint8_t* const not_resident = e.jcc_short(kZero);
+  e.cmp_gs_byte(gs(context_.vectors_away), 0);
+  std::uint8_t* const not_resident = e.jcc_short(kNotZero);
   e.call(stubs_.save_vectors);
   e.gs(0xC6, 0, gs(context_.reload_vectors), false);
   e.byte(1);
@@ -333,7 +333,6 @@ void Engine::emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow)
 void Engine::make_stubs() {
   Emitter e;
   e.at = cache_.hot();
-  const std::int32_t resident = gs(context_.vectors_resident);
 
   // Vector registers as the host keeps them, 16 of them whatever the guest's mode. VEX moves of 16 bytes clear the
   // rest.
@@ -354,8 +353,8 @@ void Engine::make_stubs() {
   };
   const auto vectors = [&](bool load, bool wide) {
     for (unsigned i = 0; i < 16; ++i) move_vector(load ? 0x6F : 0x7F, i, gs(core_.s.vector[i].bytes), wide);
-    e.gs(0xC6, 0, resident, false);
-    e.byte(load);
+    e.gs(0xC6, 0, gs(context_.vectors_away), false);
+    e.byte(!load);
   };
 
   stubs_.save_vectors = e.at;
@@ -422,8 +421,8 @@ void Engine::make_stubs() {
   emit_spill_flags(e);
   stubs_.exit_spilled = e.at;
   emit_save_registers(e);
-  e.cmp_gs_byte(resident, 0);
-  std::uint8_t* const not_resident = e.jcc_short(kZero);
+  e.cmp_gs_byte(gs(context_.vectors_away), 0);
+  std::uint8_t* const not_resident = e.jcc_short(kNotZero);
   e.call(stubs_.save_vectors);
   e.bind_short(not_resident);
   e.cmp_gs_byte(gs(context_.x87_resident), 0);

@@ -15,20 +15,40 @@ void Translator::free_flags(std::uint16_t live) {
   if (flags_ == Flags::host && live) {
     e_.emit_spill_flags(hot_);
     flags_ = Flags::spilled;
+    held_ = kNoRegister;
   }
 }
 
 void Translator::want_flags() {
-  if (flags_ == Flags::spilled) e_.emit_restore_flags(hot_, kHostR11);
+  if (flags_ == Flags::spilled) {
+    e_.emit_restore_flags(hot_, kHostR11);
+    held_ = kNoRegister;
+  }
   flags_ = Flags::host;
 }
 
 void Translator::emit_vectors_resident(std::uint16_t live) {
   if (vectors_known_) return;
   vectors_known_ = true;
-  free_flags(live);
-  hot_.cmp_gs_byte(e_.gs(e_.context_.vectors_resident), 0);
-  hot_.jcc(kZero, cold_.at);
+  held_ = kNoRegister;
+  const std::int32_t away = e_.gs(e_.context_.vectors_away);
+  if (flags_ == Flags::host && live) {
+    // Without touching the flags.
+    hot_.mov(kHostR11, kHostRcx);
+    hot_.gs(0xB60F, kHostRcx, away, false);  // movzx
+    hot_.jmp_unless_rcx(cold_.at);
+    hot_.mov(kHostRcx, kHostR11);
+    cold_.mov(kHostRcx, kHostR11);
+    e_.emit_spill_flags(cold_);
+    std::uint8_t* const loaded = cold_.mov_address_forward(kHostR11);
+    cold_.jmp(e_.stubs_.need_vectors);
+    Emitter::set_address(loaded, e_.cache_.running(cold_.at));
+    e_.emit_restore_flags(cold_, kHostR11);
+    cold_.jmp(hot_.at);
+    return;
+  }
+  hot_.cmp_gs_byte(away, 0);
+  hot_.jcc(kNotZero, cold_.at);
   cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(e_.cache_.running(hot_.at)));
   cold_.jmp(e_.stubs_.need_vectors);
 }
@@ -36,6 +56,7 @@ void Translator::emit_vectors_resident(std::uint16_t live) {
 void Translator::emit_x87_resident(std::uint16_t live) {
   if (x87_known_) return;
   x87_known_ = true;
+  held_ = kNoRegister;
   free_flags(live);
   hot_.cmp_gs_byte(e_.gs(e_.context_.x87_resident), 0);
   hot_.jcc(kZero, cold_.at);
@@ -77,7 +98,8 @@ void Translator::emit_address(const Item& item, unsigned bytes) {
 }
 
 void Translator::emit_segment_base(const Item& item, unsigned bytes) {
-  // An offset that wraps faults (see Core::segment_access()). Below a base of zero it ends its page, which is checked anyway.
+  // An offset that wraps faults (see Core::segment_access()). Below a base of zero it ends its page, which is checked
+  // anyway.
   if (!wide_ && bytes > 1) {
     hot_.alu_imm(7, kHostR10, -static_cast<std::int32_t>(bytes), false);
     hot_.jcc(kAbove, cold_slow(item));
@@ -247,6 +269,7 @@ Encoding Translator::parse(const std::uint8_t* bytes, const FormPlan& plan) cons
 void Translator::emit_encoded(const std::uint8_t* bytes, const Insn& insn, const FormPlan& plan, unsigned reg,
                               unsigned rm, const HostAddress* memory, unsigned vvvv) {
   const Encoding raw = parse(bytes, plan);
+  if (memory && memory->base == HostAddress::kNone) hot_.byte(0x65);
   const bool extends_base = memory ? memory->base != HostAddress::kNone && (memory->base & 8) : rm & 8;
   const bool extends_index = memory && memory->index != HostAddress::kNone && (memory->index & 8);
   if (plan.vex) {
@@ -279,6 +302,18 @@ void Translator::emit_encoded(const std::uint8_t* bytes, const Insn& insn, const
   hot_.bytes(bytes + raw.immediate_at, insn.length - raw.immediate_at);
 }
 
+bool Translator::may_read_from_state(const std::uint8_t* bytes, const FormPlan& plan) const {
+  if (plan.vex || plan.opcode_reg || plan.rm_written) return false;
+  // What means the same with memory as with a register.
+  const Encoding raw = parse(bytes, plan);
+  const unsigned opcode = raw.opcode[raw.opcode_count - 1];
+  if (raw.opcode_count == 1)
+    return (opcode < 0x40 && (opcode & 7) < 4) || opcode == 0x63 || opcode == 0x69 || opcode == 0x6B ||
+           (opcode >= 0x80 && opcode <= 0x85) || opcode == 0x8A || opcode == 0x8B;
+  return raw.opcode_count == 2 && ((opcode >= 0x40 && opcode <= 0x4F) || opcode == 0xAF ||
+                                   (opcode & 0xF6) == 0xB6);  // CMOVcc, IMUL, MOVZX, MOVSX
+}
+
 void Translator::emit_rotate(unsigned reg, unsigned count) {
   // rorx reg, reg, count: moves AH's byte to where REX can name it, without touching flags
   hot_.byte(0xC4);
@@ -306,6 +341,8 @@ void Translator::emit_copy(const Item& item) {
   std::array<Scratch, 3> scratch;
   unsigned scratch_count = 0;
   const bool partial = insn.op_size < 4 || plan.byte_reg || plan.byte_rm;
+  const bool in_state = !memory && plan.rm == Field::gpr && homeless(insn.rm & 15u) && held_ != (insn.rm & 15u) &&
+                        may_read_from_state(item.bytes.data(), plan);
   bool borrowed = false;
   unsigned lent = 0;
   const auto names = [&](unsigned host) {
@@ -335,7 +372,7 @@ void Translator::emit_copy(const Item& item) {
       lent = host;
       hot_.store_gs(e_.gs(e_.context_.borrowed), host);
     }
-    if (read || partial) hot_.load_gs(host, gpr_gs(guest));
+    if ((read || partial) && !(host == kHostR11 && held_ == guest)) hot_.load_gs(host, gpr_gs(guest));
     scratch[scratch_count++] = {static_cast<std::uint8_t>(guest), static_cast<std::uint8_t>(host), read || partial,
                                 written};
     return host;
@@ -345,6 +382,8 @@ void Translator::emit_copy(const Item& item) {
   if (plan.reg == Field::gpr) reg = place(insn.reg & 15u, plan.reg_read, plan.reg_written);
   if (plan.opcode_reg)
     rm = place(insn.reg & 15u, plan.rm_read, plan.rm_written);
+  else if (in_state)
+    at = {HostAddress::kNone, HostAddress::kNone, 0, gpr_gs(insn.rm & 15u)};
   else if (plan.rm == Field::gpr && !memory)
     rm = place(insn.rm & 15u, plan.rm_read, plan.rm_written);
   if (plan.vvvv == Field::gpr) vvvv = place(insn.vvvv, plan.vvvv_read, plan.vvvv_written);
@@ -365,11 +404,12 @@ void Translator::emit_copy(const Item& item) {
     // AH to BH are 4 to 7 in the encoding.
     if (reg_high) reg = 4 | (insn.reg & 3u);
     if (rm_high) rm = 4 | ((plan.opcode_reg ? insn.reg : insn.rm) & 3u);
-    emit_encoded(bytes, insn, plan, reg, rm, memory ? &at : nullptr, vvvv);
+    emit_encoded(bytes, insn, plan, reg, rm, memory || in_state ? &at : nullptr, vvvv);
   }
   for (unsigned i = 0; i < scratch_count; ++i)
     if (scratch[i].written) hot_.store_gs(gpr_gs(scratch[i].guest), scratch[i].host);
   if (borrowed) hot_.load_gs(lent, e_.gs(e_.context_.borrowed));
+  if (scratch_count && scratch[0].host == kHostR11) held_ = scratch[0].guest;
   if (use.killed || use.read) flags_ = Flags::host;
   if (memory) close_sites();
 }
@@ -389,11 +429,13 @@ void Translator::emit_call(const Item& item) {
 
 void Translator::emit(const Item& item) {
   if (item.call) {
+    held_ = kNoRegister;
     emit_call(item);
     return;
   }
   const Insn& insn = item.insn;
   const FormPlan& plan = e_.plans_[insn.form];
+  if (plan.way != Way::copy) held_ = kNoRegister;
   switch (plan.way) {
     case Way::copy: emit_copy(item); break;
     case Way::nothing: break;
@@ -440,8 +482,7 @@ void Translator::emit_count(unsigned first) {
   while (end < count_ && !items_[end].runs_on) ++end;
   const std::int32_t counter = e_.gs(e_.context_.hot.instructions);
   hot_.load_gs(kHostR11, counter);
-  hot_.lea(kHostR11,
-           {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(std::min(end + 1, count_) - first)});
+  hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(std::min(end + 1, count_) - first)});
   hot_.store_gs(counter, kHostR11);
 }
 

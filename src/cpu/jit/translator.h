@@ -138,8 +138,8 @@ class Translator {
   void emit_address(const Item& item, unsigned bytes);
   /// Adds the base of FS or GS to the offset in R10: the second half of emit_address().
   void emit_segment_base(const Item& item, unsigned bytes);
-  /// Where in the host's memory an access of the instruction is: R10, and perhaps the host's register of the base. R11 is
-  /// used, and the flags where a check is needed.
+  /// Where in the host's memory an access of the instruction is: R10, and perhaps the host's register of the base. R11
+  /// is used, and the flags where a check is needed.
   HostAddress emit_operand(const Item& item, unsigned which, unsigned bytes, bool write);
   void emit_sum(Emitter& e, unsigned to, unsigned base, std::int32_t disp) const;
   /// The base's register can be named by the access itself, and no sum with it is cut to 32 bits.
@@ -149,10 +149,10 @@ class Translator {
   void join(Access& access, Access& first, std::int64_t offset, std::int64_t low, std::int64_t high);
   bool may_lead(const Item& item) const;
   void lead(Access& access);
-  /// Has the access of `bytes` at `linear` go to the host's memory, or to the interpreter. The flags must be free, R11 is
-  /// used. If `linear` is R10, R10 becomes the host address; if it is a base and a displacement, R10 becomes what is to be
-  /// added to them. `leader`: what follows in the block relies on the check. Answers the slot that holds the page from
-  /// here on, if one does.
+  /// Has the access of `bytes` at `linear` go to the host's memory, or to the interpreter. The flags must be free, R11
+  /// is used. If `linear` is R10, R10 becomes the host address; if it is a base and a displacement, R10 becomes what is
+  /// to be added to them. `leader`: what follows in the block relies on the check. Answers the slot that holds the page
+  /// from here on, if one does.
   DataSlot* emit_check(const Item& item, const HostAddress& linear, unsigned bytes, bool write, unsigned align = 1,
                        const Access* leader = nullptr, std::int32_t beyond = 0);
   /// Code for the site is complete: the interpreter's result goes on here.
@@ -179,12 +179,14 @@ class Translator {
   void emit_encoded(const std::uint8_t* bytes, const Insn& insn, const FormPlan& plan, unsigned reg, unsigned rm,
                     const HostAddress* memory, unsigned vvvv);
   void emit_rotate(unsigned reg, unsigned count);
+  /// The instruction's register operand, which it only reads, may as well be read where the guest's state has it.
+  bool may_read_from_state(const std::uint8_t* bytes, const FormPlan& plan) const;
 
   Engine& e_;
   interp::Core& core_;
   Emitter hot_, cold_;
   const std::uint8_t* entry_ = nullptr;  ///< where the block's code begins
-  const std::uint8_t* page_ = nullptr;  ///< host address of the guest page
+  const std::uint8_t* page_ = nullptr;   ///< host address of the guest page
   CodeSize code_size_ = CodeSize::bits64;
   bool wide_ = true;  ///< 64-bit code
   std::uint32_t key_ = 0;
@@ -198,6 +200,7 @@ class Translator {
   unsigned end_ = 0;                                 ///< offset behind the last instruction
   std::uint64_t looked_at_ = 0;                      ///< granules outside the block that decided which flags live
   Flags flags_ = Flags::host;
+  unsigned held_ = kNoRegister;  ///< guest register whose value R11 has
   bool x87_known_ = false;
   bool vectors_known_ = false;  ///< resident for sure
   std::array<MemorySite*, 4> open_sites_{};

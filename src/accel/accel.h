@@ -99,7 +99,12 @@ class Vcpu {
   virtual core::CpuPins& pins() = 0;
 
   virtual cpu::CpuState get_state() const = 0;
+  /// Also signals that have come (NMI, INIT, SIPI) are those of `state` from then on. Refuses by name what this CPU
+  /// cannot hold; its state is then undefined.
   virtual Status set_state(const cpu::CpuState& state) = 0;
+  /// get_state() for a move: all that another CPU of the same model, of whatever accelerator, needs to go on from here.
+  /// Refuses by name what this one holds and CpuState has no place for.
+  virtual Result<cpu::CpuState> export_state() const { return get_state(); }
   /// Power-on or platform reset; APs wait for SIPI.
   virtual void reset(bool bootstrap) = 0;
 
@@ -134,7 +139,8 @@ class Accelerator {
   virtual ~Accelerator() = default;
   virtual std::string_view name() const = 0;
   virtual Result<std::unique_ptr<Vcpu>> create_vcpu(VcpuDeps deps) = 0;
-  /// To be called for each region before it is mapped into guest memory: wires code tracking and dirty logging.
+  /// To be called for each region before guests run: wires code tracking and dirty logging. May be called again, after
+  /// another accelerator had the region; that one's end takes its wires away.
   virtual Status add_ram(mem::RamRegion& region) = 0;
   /// The A20 gate: `open` false forces bit 20 of physical addresses to zero.
   virtual void set_a20(bool open) = 0;

@@ -48,11 +48,13 @@ struct Segment {
   bool long_mode() const { return attributes & 0x2000; }
   bool big() const { return attributes & 0x4000; }  ///< D/B
   bool operator==(const Segment&) const = default;
+  static constexpr auto state();
 };
 struct DescriptorTable {
   std::uint64_t base = 0;
   std::uint16_t limit = 0xFFFF;
   bool operator==(const DescriptorTable&) const = default;
+  static constexpr auto state();
 };
 
 /// An 80-bit x87 register: explicit integer bit at bit 63 of the significand.
@@ -60,12 +62,14 @@ struct F80Bits {
   std::uint64_t significand = 0;
   std::uint16_t sign_exponent = 0;
   bool operator==(const F80Bits&) const = default;
+  static constexpr auto state();
 };
 
 /// One ZMM register as little-endian bytes; XMM and YMM are its low part.
 struct alignas(64) VectorRegister {
   std::array<std::uint8_t, 64> bytes{};
   bool operator==(const VectorRegister&) const = default;
+  static constexpr auto state();
 };
 
 struct X87State {
@@ -78,6 +82,7 @@ struct X87State {
   std::uint16_t dp_selector = 0;
   std::uint64_t ip = 0;
   std::uint64_t dp = 0;
+  static constexpr auto state();
 };
 
 enum class Activity : std::uint8_t {
@@ -86,6 +91,23 @@ enum class Activity : std::uint8_t {
   wait_for_sipi,  ///< after INIT on an application processor
   shutdown,       ///< triple fault
   mwait,          ///< MWAIT: as halted, and a write to the monitored line wakes too
+};
+
+/// An event whose delivery has begun: nothing can call it back, and it comes before the next instruction, whatever
+/// RFLAGS.IF or a shadow says. CR2 and DR6 already tell its cause. Software interrupts are not among them: their
+/// instruction is executed again.
+struct InjectedEvent {
+  enum class Kind : std::uint8_t {
+    none,
+    exception,  ///< RIP is the instruction's that faulted, or the next one's if it traps
+    interrupt,  ///< acknowledged at the interrupt controller
+    nmi,
+  } kind = Kind::none;
+  std::uint8_t vector = 0;
+  bool has_error = false;
+  std::uint32_t error = 0;
+  bool operator==(const InjectedEvent&) const = default;
+  static constexpr auto state();
 };
 
 /// MSRs with plain storage. Registers that live in other units (APIC base, x2APIC, TSC deadline) are not here.
@@ -109,9 +131,13 @@ struct MsrState {
   std::uint64_t mtrr_default_type = 0;
   std::array<std::uint64_t, 11> mtrr_fixed{};
   std::array<std::uint64_t, 16> mtrr_variable{};  ///< base 0, mask 0, base 1, ...
+  std::int64_t kvm_clock_offset = 0;              ///< what KVM's paravirtual clock is ahead of VM time, ns
+  static constexpr auto state();
 };
 
-/// Everything architectural about one CPU. Values are those the guest would see, between two instructions.
+/// Everything architectural about one CPU. Values are those the guest would see, between two instructions. What it looks
+/// like in a saved machine is declared in state_record.h. Not here: the local APIC, which is a device, and the line that
+/// MONITOR armed, since MWAIT may end at any time.
 struct CpuState {
   std::array<std::uint64_t, 16> gpr{};
   std::uint64_t rip = 0xFFF0;
@@ -140,6 +166,16 @@ struct CpuState {
   bool nmi_blocked = false;       ///< between an NMI and the next IRET
   bool nmi_pending = false;
   bool in_smm = false;
+  bool smi_pending = false;
+  bool init_pending = false;
+  bool sipi_pending = false;  ///< forgotten if the CPU does not wait for it
+  std::uint8_t sipi_vector = 0;
+  /// DR6 bits of a #DB that the last instruction caused and that is not taken yet: it comes before any interrupt.
+  std::uint64_t pending_debug = 0;
+  /// The shadow is that of MOV SS or POP SS, which holds back pending_debug too. Of no meaning without it.
+  bool shadow_holds_debug = false;
+  InjectedEvent injected;
+  static constexpr auto state();
 
   /// SS.DPL holds it in protected mode: CS.RPL may differ just after CR0.PE was set.
   unsigned cpl() const { return real_mode() ? 0 : v86() ? 3 : seg[kSs].dpl(); }

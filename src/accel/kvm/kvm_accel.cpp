@@ -47,6 +47,12 @@ Status KvmAccel::start() {
     enable.args[0] = KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_INVAL;
     if (call(vm_.get(), KVM_ENABLE_CAP, &enable) != 0) return fail_errno(errno, "KVM_CAP_X86_USER_SPACE_MSR");
   }
+  if (deps_.system.caps().triple_fault_event) {
+    kvm_enable_cap enable{};
+    enable.cap = KVM_CAP_X86_TRIPLE_FAULT_EVENT;
+    enable.args[0] = 1;
+    if (call(vm_.get(), KVM_ENABLE_CAP, &enable) != 0) return fail_errno(errno, "KVM_CAP_X86_TRIPLE_FAULT_EVENT");
+  }
   tsc_hz_ = deps_.system.tsc_hz();
   slots_ = std::make_unique<kvm::MemorySlots>(
       kvm::MemorySlots::Deps{vm_.get(), deps_.system.caps().readonly_memory, deps_.system.caps().most_slots});
@@ -67,7 +73,7 @@ Result<std::unique_ptr<Vcpu>> KvmAccel::create_vcpu(VcpuDeps deps) {
 }
 
 Status KvmAccel::add_ram(mem::RamRegion& region) {
-  regions_.push_back(&region);
+  if (std::find(regions_.begin(), regions_.end(), &region) == regions_.end()) regions_.push_back(&region);
   mem::RamRegion::Listener listener;
   listener.protection_changed = [this](mem::RamRegion& ram) {
     const std::lock_guard lock(layout_mutex_);

@@ -1,6 +1,7 @@
 // husk: the accelerator on /dev/kvm
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -58,6 +59,14 @@ class KvmAccel final : public Accelerator {
   /// Guest time runs from here on, if this is the first vCPU to run.
   void time_starts();
   void time_stops();
+  /// What KVM's clock would be ahead of the VM's if guests ran on now, ns. While none runs.
+  std::int64_t kvm_clock_offset() const {
+    const core::VmTime now = deps_.clock.now();
+    return kvm_clock_ > now ? static_cast<std::int64_t>(kvm_clock_ - now) : 0;
+  }
+  void set_kvm_clock_offset(std::int64_t offset) {
+    kvm_clock_ = deps_.clock.now() + static_cast<std::uint64_t>(std::max<std::int64_t>(offset, 0));
+  }
   /// Between the host's TSC and the machine's (VM time in ticks), as of the start of this run.
   std::uint64_t host_to_machine_tsc() const { return machine_tsc_at_start_ - host_tsc_at_start_; }
 

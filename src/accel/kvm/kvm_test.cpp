@@ -12,6 +12,7 @@
 
 #include "accel/kvm/kvm_accel.h"
 #include "accel/kvm/registers.h"
+#include "cpu/state_record.h"
 #include "testing/manual_clock.h"
 
 namespace husk::accel {
@@ -413,6 +414,89 @@ TEST_F(KvmGuest, StateComesBackAsItWasSet) {
   expect_same(state, once, model_);
   ASSERT_TRUE(vcpu_->set_state(once));
   expect_same(once, vcpu_->get_state(), model_);
+}
+
+std::vector<std::uint8_t> bytes_of(const cpu::CpuState& state) {
+  state::StateWriter writer;
+  writer.record(state);
+  return {writer.bytes().begin(), writer.bytes().end()};
+}
+
+// What one CPU exports, another one of the same machine takes and exports again.
+TEST_F(KvmGuest, AnotherCpuExportsTheSameBytes) {
+  using Kind = cpu::InjectedEvent::Kind;
+  using cpu::Activity;
+  const auto other = accel_->create_vcpu({1, model_, interrupts_}).value();
+  struct Case {
+    const char* what;
+    std::function<void(cpu::CpuState&)> change;
+  };
+  const Case cases[] = {
+      {"as it is", [](cpu::CpuState&) {}},
+      {"an interrupt under way", [](cpu::CpuState& s) { s.injected = {Kind::interrupt, 0x40, false, 0}; }},
+      {"an exception under way", [](cpu::CpuState& s) { s.injected = {Kind::exception, 14, true, 6}; }},
+      {"an NMI under way", [](cpu::CpuState& s) { s.injected = {Kind::nmi, 2, false, 0}; }},
+      {"an NMI pending behind another", [](cpu::CpuState& s) { s.nmi_pending = s.nmi_blocked = true; }},
+      {"an interrupt shadow", [](cpu::CpuState& s) { s.interrupt_shadow = true; }},
+      {"halted", [](cpu::CpuState& s) { s.activity = Activity::halted; }},
+      {"waiting for SIPI", [](cpu::CpuState& s) { s.activity = Activity::wait_for_sipi; }},
+      {"INIT and SIPI have come",
+       [](cpu::CpuState& s) {
+         s.init_pending = s.sipi_pending = true;
+         s.sipi_vector = 0x9A;
+       }},
+      {"AVX registers live",
+       [this](cpu::CpuState& s) {
+         if (!model_.has(cpu::Feature::avx)) return;
+         s.xcr0 = 7;
+         for (unsigned i = 0; i < 16; ++i) s.vector[i].bytes[31] = static_cast<std::uint8_t>(0x80 + i);
+       }},
+  };
+  for (const Case& one : cases) {
+    SCOPED_TRACE(one.what);
+    cpu::CpuState state = busy_state();
+    if (!model_.has(cpu::Feature::mtrr)) state.msr.mtrr_default_type = 0;
+    one.change(state);
+    if (const auto set = vcpu_->set_state(state); !set) FAIL() << set.error().text();
+    const auto exported = vcpu_->export_state();
+    ASSERT_TRUE(exported) << exported.error().text();
+    EXPECT_EQ(exported->injected, state.injected);
+    EXPECT_EQ(exported->activity, state.activity);
+    EXPECT_EQ(exported->init_pending, state.init_pending);
+    EXPECT_EQ(exported->nmi_pending, state.nmi_pending);
+    EXPECT_EQ(exported->vector, state.vector);
+    if (const auto set = other->set_state(*exported); !set) FAIL() << set.error().text();
+    EXPECT_EQ(bytes_of(other->export_state().value()), bytes_of(*exported));
+  }
+}
+
+TEST_F(KvmGuest, AnInterruptUnderWayIsTakenWhateverTheFlagSays) {
+  handler(0x40, 0x1100);
+  cpu::CpuState state = at_start({0xF4});
+  ram_->data()[0x1100] = 0xB0, ram_->data()[0x1101] = 0x5A;  // mov al, 5Ah
+  ram_->data()[0x1102] = 0xE6, ram_->data()[0x1103] = 0x80;  // out 80h, al
+  ram_->data()[0x1104] = 0xF4;
+  state.injected = {cpu::InjectedEvent::Kind::interrupt, 0x40, false, 0};
+  ASSERT_TRUE(vcpu_->set_state(state));
+  EXPECT_EQ(run().reason, Exit::Reason::stuck);
+  EXPECT_EQ(ports_.seen, (std::vector<Recorder::Seen>{{true, 0, 1, 0x5A}}));
+  EXPECT_EQ(vcpu_->get_state().injected.kind, cpu::InjectedEvent::Kind::none);
+}
+
+// SDM vol. 3, 18.3.1.4: as soon as it is taken, DR6 tells its cause.
+TEST_F(KvmGuest, ADebugTrapOfAnotherAcceleratorIsTaken) {
+  handler(1, 0x1100);
+  cpu::CpuState state = at_start({0xF4});
+  ram_->data()[0x1100] = 0xE6, ram_->data()[0x1101] = 0x81, ram_->data()[0x1102] = 0xF4;  // out 81h, al; hlt
+  state.pending_debug = 1u << 14;
+  ASSERT_TRUE(vcpu_->set_state(state));
+  EXPECT_EQ(run().reason, Exit::Reason::stuck);
+  ASSERT_EQ(ports_.seen.size(), 1u);
+  EXPECT_TRUE(vcpu_->get_state().dr6 & (1u << 14));
+  state.interrupt_shadow = state.shadow_holds_debug = true;
+  const auto refused = vcpu_->set_state(state);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("hold back a debug trap"), std::string::npos);
 }
 
 TEST_F(KvmGuest, ResetGivesTheStateOfTheManual) {

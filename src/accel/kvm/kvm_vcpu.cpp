@@ -52,7 +52,9 @@ Status KvmVcpu::build() {
   }
   cpu::CpuState state = cpu::reset_state(deps_.model.signature());
   if (deps_.index != 0) state.activity = cpu::Activity::wait_for_sipi;
-  return replace_state(state, false);
+  HUSK_TRY(replace_state(state));
+  other_msrs_at_reset_ = other_msrs();
+  return {};
 }
 
 // ---- attention ----

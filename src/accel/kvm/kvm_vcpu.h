@@ -25,9 +25,8 @@ class KvmVcpu final : public Vcpu, public core::CpuPins {
   core::CpuPins& pins() override { return *this; }
 
   cpu::CpuState get_state() const override;
-  /// Refuses by name what this KVM cannot hold; the state is then undefined. An interrupt that the interrupt controller
-  /// has handed over, and that the guest has not begun to serve, stays.
-  Status set_state(const cpu::CpuState& state) override { return replace_state(state, true); }
+  Status set_state(const cpu::CpuState& state) override;
+  Result<cpu::CpuState> export_state() const override;
   void reset(bool bootstrap) override;
 
   /// Breakpoints and watchpoints share the four debug registers of the processor; more are refused.
@@ -86,8 +85,12 @@ class KvmVcpu final : public Vcpu, public core::CpuPins {
   void take_all_msrs(cpu::CpuState& state) const;
   Status set_special(const cpu::CpuState& state);
   Status set_floating_point(const cpu::CpuState& state);
-  Status replace_state(const cpu::CpuState& state, bool keep_interrupt);
-  Status set_events(const cpu::CpuState& state, bool keep_interrupt);
+  /// set_state() without the signals and the clock, which only a state from outside brings.
+  Status replace_state(const cpu::CpuState& state);
+  Status set_events(const cpu::CpuState& state);
+  void take_events(cpu::CpuState& state) const;
+  /// The registers that KVM has beyond those of the neutral state, with what they hold.
+  std::vector<kvm_msr_entry> other_msrs() const;
   void init_by_signal();
   void start_by_signal(std::uint8_t vector);
   /// `over`: the breakpoint at this address is left out, and one instruction is stepped.
@@ -107,6 +110,8 @@ class KvmVcpu final : public Vcpu, public core::CpuPins {
   std::atomic<std::uint8_t> sipi_vector_{0};
   std::atomic<bool> in_guest_{false};
   std::atomic<int> thread_{0};
+
+  std::vector<kvm_msr_entry> other_msrs_at_reset_;
 
   cpu::Activity activity_ = cpu::Activity::running;
   bool halted_with_if_ = false;   ///< RFLAGS.IF when it halted

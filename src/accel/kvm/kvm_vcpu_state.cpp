@@ -7,6 +7,7 @@
 
 #include "accel/kvm/kvm_vcpu.h"
 #include "base/bits.h"
+#include "cpu/state_check.h"
 
 namespace husk::accel {
 
@@ -53,14 +54,102 @@ cpu::CpuState KvmVcpu::get_state() const {
   }
   take_all_msrs(state);
   state.msr.tsc_offset = tsc_offset_ + accel_.tsc_drift_;
+  if (deps_.model.has(cpu::Feature::kvmclock)) state.msr.kvm_clock_offset = accel_.kvm_clock_offset();
+  take_events(state);
+  return state;
+}
+
+void KvmVcpu::take_events(cpu::CpuState& state) const {
+  const std::uint32_t signals = attention_.load();
+  state.init_pending = signals & kInit;
+  state.sipi_pending = signals & kSipi;
+  if (state.sipi_pending) state.sipi_vector = sipi_vector_.load(std::memory_order_relaxed);
+  state.nmi_pending = signals & kNmi;
   kvm_vcpu_events events{};
-  if (call(fd_.get(), KVM_GET_VCPU_EVENTS, &events) == 0) {
-    state.interrupt_shadow = events.interrupt.shadow != 0;
-    state.nmi_blocked = events.nmi.masked;
-    state.nmi_pending = events.nmi.pending || events.nmi.injected || (attention_.load() & kNmi);
-    state.in_smm = (events.flags & KVM_VCPUEVENT_VALID_SMM) && events.smi.smm;
+  if (call(fd_.get(), KVM_GET_VCPU_EVENTS, &events) != 0) return;
+  state.interrupt_shadow = events.interrupt.shadow != 0;
+  state.nmi_blocked = events.nmi.masked;
+  state.nmi_pending |= events.nmi.pending != 0;
+  state.in_smm = (events.flags & KVM_VCPUEVENT_VALID_SMM) && events.smi.smm;
+  state.smi_pending = (events.flags & KVM_VCPUEVENT_VALID_SMM) && events.smi.pending;
+  if ((events.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) && events.triple_fault.pending)
+    state.activity = cpu::Activity::shutdown;
+  using Kind = cpu::InjectedEvent::Kind;
+  cpu::InjectedEvent& injected = state.injected;
+  // What is pending counts as begun: KVM has put its cause into CR2 or DR6 by the time that it tells of it (api.rst,
+  // 4.31, without KVM_CAP_EXCEPTION_PAYLOAD), and gives it back as injected.
+  if (events.exception.injected || events.exception.pending)
+    injected = {Kind::exception, events.exception.nr, events.exception.has_error_code != 0,
+                events.exception.has_error_code ? std::uint32_t{events.exception.error_code} : 0u};
+  else if (events.nmi.injected)
+    injected = {Kind::nmi, 2, false, 0};
+  else if (events.interrupt.injected && !events.interrupt.soft)
+    injected = {Kind::interrupt, events.interrupt.nr, false, 0};
+}
+
+Result<cpu::CpuState> KvmVcpu::export_state() const {
+  cpu::CpuState state = get_state();
+  if (state.in_smm || state.smi_pending) return fail("CPU {} is in system management mode", deps_.index);
+  if (state.efer & cpu::kEferSvme)
+    return fail("CPU {} runs a virtual machine of its own (EFER.SVME), whose state husk does not carry", deps_.index);
+  // Exceptions come before what else KVM has begun to deliver; it never has two, but for a moment of its own.
+  kvm_vcpu_events events{};
+  if (call(fd_.get(), KVM_GET_VCPU_EVENTS, &events) != 0) return fail_errno(errno, "KVM_GET_VCPU_EVENTS");
+  if ((events.exception.injected || events.exception.pending) + events.nmi.injected +
+          (events.interrupt.injected && !events.interrupt.soft) >
+      1)
+    return fail("CPU {} has several events under way at once", deps_.index);
+  const std::vector<kvm_msr_entry> now = other_msrs();
+  for (std::size_t i = 0; i < std::min(now.size(), other_msrs_at_reset_.size()); ++i) {
+    const std::uint32_t index = now[i].index;
+    const std::uint64_t value = now[i].data;
+    if (index == other_msrs_at_reset_[i].index && value != other_msrs_at_reset_[i].data)
+      return fail("CPU {} has the value {:#x} in MSR {:#x}, which husk does not carry", deps_.index, value, index);
   }
   return state;
+}
+
+namespace {
+/// Registers of KVM_GET_MSR_INDEX_LIST that are not "other": part of the neutral state by another way, of husk's local
+/// APIC, or counting by themselves (SDM vol. 4; APM vol. 2, appendix A; Documentation/virt/kvm/x86/msr.rst).
+bool belongs_elsewhere(std::uint32_t index) {
+  switch (index) {
+    case 0x10:  // TSC
+    case 0x11:  // the old names of KVM's clock
+    case 0x12:
+    case 0x1B:   // APIC base
+    case 0x34:   // count of SMIs
+    case 0x6E0:  // TSC deadline
+    case 0xE7:   // MPERF, APERF
+    case 0xE8:
+    case 0x40000020:  // Hyper-V's reference counter
+    case 0x40000010:  // and run time
+    case 0xC0000080:  // EFER
+    case 0xC0000100:  // FS and GS base
+    case 0xC0000101:
+    case 0xC0000104:  // TSC ratio: the host's
+      return true;
+    default: return false;
+  }
+}
+}  // namespace
+
+std::vector<kvm_msr_entry> KvmVcpu::other_msrs() const {
+  std::vector<kvm_msr_entry> found;
+  cpu::CpuModel everything = deps_.model;
+  everything.features.set();
+  const kvm::MsrTable carried = kvm::to_msrs(cpu::CpuState{}, everything);
+  for (const std::uint32_t index : accel_.deps_.system.msr_list()) {
+    if (belongs_elsewhere(index)) continue;
+    if (std::any_of(carried.entries, carried.entries + carried.count,
+                    [&](const kvm_msr_entry& entry) { return entry.index == index; }))
+      continue;
+    kvm::MsrTable one;
+    one.count = 1;
+    one.entries[0].index = index;
+    if (call(fd_.get(), kvm::kGetMsrs, &one) == 1) found.push_back(one.entries[0]);
+  }
+  return found;
 }
 
 void KvmVcpu::take_all_msrs(cpu::CpuState& state) const {
@@ -78,13 +167,29 @@ void KvmVcpu::take_all_msrs(cpu::CpuState& state) const {
 
 // ---- in ----
 
-Status KvmVcpu::replace_state(const cpu::CpuState& state, bool keep_interrupt) {
+Status KvmVcpu::set_state(const cpu::CpuState& state) {
+  HUSK_TRY(cpu::check_state(state, deps_.model));
+  attention_.fetch_and(~std::uint32_t{kNmi | kInit | kSipi});
+  HUSK_TRY(replace_state(state));
+  if (state.init_pending) signal(kInit);
+  if (state.sipi_pending) startup(state.sipi_vector);
+  if (deps_.model.has(cpu::Feature::kvmclock)) accel_.set_kvm_clock_offset(state.msr.kvm_clock_offset);
+  return {};
+}
+
+Status KvmVcpu::replace_state(const cpu::CpuState& state) {
   HUSK_TRY(set_special(state));
   HUSK_TRY(set_floating_point(state));
   HUSK_TRY(set_msrs(state));
-  const kvm_debugregs debug = kvm::to_debugregs(state);
+  kvm_debugregs debug = kvm::to_debugregs(state);
+  if (state.pending_debug) {
+    // As when the trap is taken: set_events() has it begin (SDM vol. 3, 18.2.3 and 18.2.4).
+    constexpr std::uint64_t kBreakpoints = 0xF, kGeneralDetect = 1u << 13;
+    debug.dr6 = (debug.dr6 & ~kBreakpoints) | state.pending_debug;
+    debug.dr7 &= ~kGeneralDetect;
+  }
   if (call(fd_.get(), KVM_SET_DEBUGREGS, &debug) != 0) return fail_errno(errno, "KVM refuses the debug registers");
-  HUSK_TRY(set_events(state, keep_interrupt));
+  HUSK_TRY(set_events(state));
   const kvm_regs regs = kvm::to_regs(state);
   if (call(fd_.get(), KVM_SET_REGS, &regs) != 0) return fail_errno(errno, "KVM refuses the general registers");
   activity_ = state.activity;
@@ -147,14 +252,30 @@ Status KvmVcpu::set_msrs(const cpu::CpuState& state) {
   return {};
 }
 
-Status KvmVcpu::set_events(const cpu::CpuState& state, bool keep_interrupt) {
-  if (state.in_smm)
-    return fail("KVM is not asked for system management mode by husk, and CPU {} is in it", deps_.index);
-  kvm_vcpu_events events{}, before{};
-  if (keep_interrupt && call(fd_.get(), KVM_GET_VCPU_EVENTS, &before) == 0 && before.interrupt.injected &&
-      !before.interrupt.soft) {
-    events.interrupt.injected = 1;
-    events.interrupt.nr = before.interrupt.nr;
+Status KvmVcpu::set_events(const cpu::CpuState& state) {
+  using Kind = cpu::InjectedEvent::Kind;
+  kvm_vcpu_events events{};
+  cpu::InjectedEvent injected = state.injected;
+  if (state.pending_debug) {
+    if (state.interrupt_shadow && state.shadow_holds_debug)
+      return fail("KVM cannot hold back a debug trap of CPU {} behind a load of SS", deps_.index);
+    if (injected.kind != Kind::none)
+      return fail("KVM cannot hold a debug trap of CPU {} behind another event", deps_.index);
+    injected = {Kind::exception, 1, false, 0};
+  }
+  switch (injected.kind) {
+    case Kind::none: break;
+    case Kind::exception:
+      events.exception.injected = 1;
+      events.exception.nr = injected.vector;
+      events.exception.has_error_code = injected.has_error;
+      events.exception.error_code = injected.error;
+      break;
+    case Kind::interrupt:
+      events.interrupt.injected = 1;
+      events.interrupt.nr = injected.vector;
+      break;
+    case Kind::nmi: events.nmi.injected = 1; break;
   }
   events.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
   events.interrupt.shadow = state.interrupt_shadow ? KVM_X86_SHADOW_INT_STI : 0;
@@ -168,7 +289,7 @@ void KvmVcpu::reset(bool bootstrap) {
   attention_.store(0);
   cpu::CpuState state = cpu::reset_state(deps_.model.signature());
   if (!bootstrap) state.activity = cpu::Activity::wait_for_sipi;
-  if (const auto set = replace_state(state, false); !set)
+  if (const auto set = replace_state(state); !set)
     accel_.deps_.log.error("reset of CPU {}: {}", deps_.index, set.error().text());
 }
 
@@ -178,17 +299,19 @@ void KvmVcpu::init_by_signal() {
   cpu::CpuState state = cpu::init_state(get_state(), deps_.model.signature());
   // The boot processor begins at the reset vector, the others wait (SDM vol. 3, 9.4.3).
   state.activity = (deps_.interrupts.apic_base() & 0x100) ? cpu::Activity::running : cpu::Activity::wait_for_sipi;
-  if (const auto set = replace_state(state, false); !set)
+  if (const auto set = replace_state(state); !set)
     accel_.deps_.log.error("INIT of CPU {}: {}", deps_.index, set.error().text());
 }
 
 void KvmVcpu::start_by_signal(std::uint8_t vector) {
   cpu::CpuState state = get_state();
+  // One that is still to be handled, as the other signals, comes later.
+  if (attention_.load() & kNmi) state.nmi_pending = false;
   state.seg[cpu::kCs].selector = static_cast<std::uint16_t>(vector << 8);
   state.seg[cpu::kCs].base = static_cast<std::uint64_t>(vector) << 12;
   state.rip = 0;
   state.activity = cpu::Activity::running;
-  if (const auto set = set_state(state); !set)
+  if (const auto set = replace_state(state); !set)
     accel_.deps_.log.error("start of CPU {}: {}", deps_.index, set.error().text());
 }
 

@@ -91,6 +91,14 @@ Status System::look() {
   if (call(fd_.get(), kGetSupportedCpuid, &supported_) != 0) return fail_errno(errno, "KVM_GET_SUPPORTED_CPUID");
   supported_.count = std::min(supported_.count, CpuidTable::kMost);
 
+  // struct kvm_msr_list: a count and so many numbers.
+  std::vector<std::uint32_t> list(1);
+  if (call(fd_.get(), kGetMsrIndexList, list.data()) != 0 && errno != E2BIG)
+    return fail_errno(errno, "KVM_GET_MSR_INDEX_LIST");
+  list.resize(1 + std::size_t{list[0]});
+  if (call(fd_.get(), kGetMsrIndexList, list.data()) != 0) return fail_errno(errno, "KVM_GET_MSR_INDEX_LIST");
+  msr_list_.assign(list.begin() + 1, list.begin() + 1 + std::min<std::ptrdiff_t>(list[0], std::ssize(list) - 1));
+
   // The host's TSC frequency is known to a VM or a vCPU only.
   const host::UniqueFd vm(call(fd_.get(), KVM_CREATE_VM, 0));
   if (!vm) {
@@ -145,6 +153,25 @@ std::vector<std::string> System::missing(const cpu::CpuModel& model) const {
     if (model.has(feature) && !offers(feature)) names.emplace_back(cpu::feature_info(feature).name);
   }
   return names;
+}
+
+Status System::accepts(const cpu::CpuModel& model) const {
+  if (const auto names = missing(model); !names.empty()) {
+    std::string list;
+    for (const std::string& name : names) list += (list.empty() ? "" : " ") + name;
+    return std::unexpected(Error{fmt::format("accelerator kvm: the guest's CPU has what this host lacks: {}", list),
+                                 "start the machine without them, or on KVM"});
+  }
+  if (model.tsc_hz != tsc_hz_)
+    return std::unexpected(
+        Error{fmt::format("accelerator kvm: the guest's time-stamp counter runs at {} Hz and this host's at {} Hz",
+                          model.tsc_hz, tsc_hz_),
+              fmt::format("start the machine with tsc-frequency={}, or on KVM", tsc_hz_)});
+  const auto* sizes = find(0x80000008, 0);
+  if (sizes && model.physical_bits > (sizes->eax & 0xFF))
+    return fail("accelerator kvm: the guest's CPU has {} physical address bits and this host's {}", model.physical_bits,
+                sizes->eax & 0xFF);
+  return {};
 }
 
 void System::take_host_identity(cpu::CpuModel& model) const {

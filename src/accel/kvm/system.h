@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,10 +38,14 @@ class System {
   const Capabilities& caps() const { return caps_; }
   const CpuidTable& supported() const { return supported_; }
   std::uint64_t tsc_hz() const { return tsc_hz_; }
+  /// The MSRs that a guest's state has here (KVM_GET_MSR_INDEX_LIST).
+  std::span<const std::uint32_t> msr_list() const { return msr_list_; }
 
   /// The model that a guest can have here: "max" becomes what the host has; other models lose what the host lacks, with
   /// one warning that lists it. An error if the TSC frequency asked for cannot be had.
   Result<cpu::CpuModel> adapt(cpu::CpuModel model, Log& log) const;
+  /// Whether a guest that runs on this very model elsewhere can go on here. An error names what is missing.
+  Status accepts(const cpu::CpuModel& model) const;
   /// Names of the model's features that a guest cannot have here.
   std::vector<std::string> missing(const cpu::CpuModel& model) const;
   /// The CPUID entry of the host, or null.
@@ -55,6 +60,7 @@ class System {
   host::UniqueFd fd_;
   Capabilities caps_;
   CpuidTable supported_;
+  std::vector<std::uint32_t> msr_list_;
   std::uint64_t tsc_hz_ = 0;
 };
 

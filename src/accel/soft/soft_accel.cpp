@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "cpu/interp/core.h"
+#include "cpu/state_check.h"
 #if HUSK_HAVE_JIT
 #include "accel/soft/jit_statistics.h"
 #include "cpu/jit/engine.h"
@@ -131,9 +132,10 @@ class SoftVcpu final : public Vcpu {
   void kick() override { core_.request_stop(); }
   core::CpuPins& pins() override { return core_; }
 
-  cpu::CpuState get_state() const override { return core_.s; }
+  cpu::CpuState get_state() const override { return core_.whole_state(); }
   Status set_state(const cpu::CpuState& state) override {
-    core_.set_state(state);
+    HUSK_TRY(cpu::check_state(state, core_.model));
+    core_.set_whole_state(state);
     return {};
   }
   void reset(bool bootstrap) override { core_.reset(bootstrap); }
@@ -256,7 +258,7 @@ Result<std::unique_ptr<Vcpu>> SoftAccel::create_vcpu(VcpuDeps deps) {
 }
 
 Status SoftAccel::add_ram(mem::RamRegion& region) {
-  regions_.push_back(&region);
+  if (std::find(regions_.begin(), regions_.end(), &region) == regions_.end()) regions_.push_back(&region);
   region.set_listener({[this](mem::RamRegion& written, std::uint64_t offset, std::uint64_t length) {
                          code_written(written, offset, length);
                        },

@@ -3,6 +3,7 @@
 #include "cpu/interp/system_handlers.h"
 #include "cpu/interp/system_ops.h"
 #include "cpu/sem.h"
+#include "cpu/state_check.h"
 #include "cpu/walk.h"
 
 namespace husk::cpu::interp {
@@ -13,32 +14,6 @@ constexpr std::uint64_t kCr0Defined = kCr0Pe | kCr0Mp | kCr0Em | kCr0Ts | kCr0Et
 constexpr std::uint64_t kCr3NoFlush = std::uint64_t{1} << 63;
 constexpr std::uint64_t kDr6Fixed = 0xFFFF0FF0, kDr6Writable = 0xE00F, kDr6Bd = 1u << 13;
 constexpr std::uint64_t kDr7Fixed = 0x400, kDr7Writable = 0xFFFF23FF, kDr7Gd = 1u << 13;
-
-/// CR4 bits that the model has.
-std::uint64_t cr4_allowed(const CpuModel& m) {
-  std::uint64_t allowed = kCr4Pce;
-  const auto when = [&](Feature feature, std::uint64_t bits) {
-    if (m.has(feature)) allowed |= bits;
-  };
-  when(Feature::vme, kCr4Vme | kCr4Pvi);
-  when(Feature::tsc, kCr4Tsd);
-  when(Feature::de, kCr4De);
-  when(Feature::pse, kCr4Pse);
-  when(Feature::pae, kCr4Pae);
-  when(Feature::mce, kCr4Mce);
-  when(Feature::pge, kCr4Pge);
-  when(Feature::fxsr, kCr4Osfxsr);
-  when(Feature::sse, kCr4Osxmmexcpt);
-  when(Feature::umip, kCr4Umip);
-  when(Feature::la57, kCr4La57);
-  when(Feature::fsgsbase, kCr4Fsgsbase);
-  when(Feature::pcid, kCr4Pcide);
-  when(Feature::xsave, kCr4Osxsave);
-  when(Feature::smep, kCr4Smep);
-  when(Feature::smap, kCr4Smap);
-  when(Feature::pku, kCr4Pke);
-  return allowed;
-}
 
 bool pae_paging(std::uint64_t cr0, std::uint64_t cr4, std::uint64_t efer) {
   return (cr0 & kCr0Pg) && (cr4 & kCr4Pae) && !(efer & kEferLma);
@@ -98,7 +73,7 @@ Flow write_cr3(Core& core, std::uint64_t value) {
 
 Flow write_cr4(Core& core, std::uint64_t value) {
   CpuState& s = core.s;
-  if (value & ~cr4_allowed(core.model)) return core.raise_gp();
+  if (value & ~cr4_bits(core.model)) return core.raise_gp();
   const std::uint64_t changed = s.cr4 ^ value;
   if (s.long_mode_active() && ((changed & kCr4La57) || !(value & kCr4Pae))) return core.raise_gp();
   if ((changed & value & kCr4Pcide) && (!s.long_mode_active() || (s.cr3 & 0xFFF))) return core.raise_gp();

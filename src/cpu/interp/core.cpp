@@ -25,12 +25,33 @@ void Core::reset(bool bootstrap) {
 
 void Core::set_state(const CpuState& state) {
   s = state;
-  pending_dr6_ = 0;
   watch_hit_ = false;
   interrupt_waiting_ = true;
   update_mode();
   flush_tlb_all();
   leave_block_ = true;
+}
+
+CpuState Core::whole_state() const {
+  CpuState state = s;
+  const std::uint32_t signals = attention_.load(std::memory_order_acquire);
+  if (signals & kAttentionNmi) state.nmi_pending = true;
+  if (signals & kAttentionInit) state.init_pending = true;
+  if (signals & kAttentionSipi) {
+    state.sipi_pending = true;
+    state.sipi_vector = sipi_vector_.load(std::memory_order_relaxed);
+  }
+  state.shadow_holds_debug &= state.interrupt_shadow && state.pending_debug;
+  return state;
+}
+
+void Core::set_whole_state(const CpuState& state) {
+  attention_.fetch_and(~std::uint32_t{kAttentionNmi | kAttentionInit | kAttentionSipi});
+  set_state(state);
+  // Signals are kept in one place.
+  if (std::exchange(s.init_pending, false)) init();
+  if (std::exchange(s.sipi_pending, false)) startup(std::exchange(s.sipi_vector, std::uint8_t{0}));
+  publish_kvm_clock();
 }
 
 std::vector<PastEvent> Core::past_events() const {
@@ -44,7 +65,7 @@ std::vector<PastEvent> Core::past_events() const {
 
 bool Core::careful() const {
   return (s.rflags & (kTF | kRF)) || s.interrupt_shadow || (s.dr7 & 0xFF) || debug.single_step || !debug.watchpoints.empty() ||
-         pending_dr6_ || watch_hit_ || skip_breakpoint_;
+         s.pending_debug || watch_hit_ || skip_breakpoint_;
 }
 
 bool Core::breakpoint_near() const {
@@ -79,9 +100,13 @@ void Core::handle_attention() {
 }
 
 bool Core::take_pending() {
+  if (s.injected.kind != InjectedEvent::Kind::none) {
+    take_injected();
+    return true;
+  }
   // MOV SS and POP SS hold debug traps back too, STI does not (SDM vol. 3, 6.8.3).
-  if (pending_dr6_ && !(s.interrupt_shadow && shadow_holds_traps_)) {
-    const std::uint64_t cause = std::exchange(pending_dr6_, 0);
+  if (s.pending_debug && !(s.interrupt_shadow && s.shadow_holds_debug)) {
+    const std::uint64_t cause = std::exchange(s.pending_debug, 0);
     deliver({.kind = Event::Kind::trap, .vector = kDB, .dr6_bits = cause});
     return true;
   }
@@ -108,8 +133,31 @@ bool Core::take_pending() {
   return false;
 }
 
+// Another accelerator began to deliver it; this one never leaves an event half-way.
+void Core::take_injected() {
+  const InjectedEvent begun = std::exchange(s.injected, {});
+  s.activity = Activity::running;
+  Event event{.vector = begun.vector, .has_error = begun.has_error, .error = begun.error};
+  switch (begun.kind) {
+    case InjectedEvent::Kind::none: return;
+    case InjectedEvent::Kind::exception:
+      event.cr2 = s.cr2;
+      // DR6 tells the cause already. A single step or a data breakpoint is a trap, and so most of them.
+      if (event.vector == kDB) event.kind = Event::Kind::trap;
+      if (event.vector == kDB) event.dr6_bits = s.dr6 & 0xF;
+      break;
+    case InjectedEvent::Kind::interrupt:
+      event.kind = Event::Kind::external;
+      if (trace_mask & TraceSink::kInterrupts) trace->interrupt(*this, event);
+      break;
+    case InjectedEvent::Kind::nmi: event.kind = Event::Kind::nmi; break;
+  }
+  deliver(event);
+  if (begun.kind == InjectedEvent::Kind::nmi) s.nmi_blocked = true;
+}
+
 bool Core::runnable() {
-  if (attention_pending()) return true;
+  if (attention_pending() || s.injected.kind != InjectedEvent::Kind::none) return true;
   switch (s.activity) {
     case Activity::running: return true;
     case Activity::shutdown:
@@ -220,7 +268,7 @@ bool Core::run_carefully(RunExit& exit) {
     // TF at the start of the instruction counts, but an INT n clears the trap with the flag; SYSCALL and SYSRET trap by
     // what they leave in TF.
     const bool entered_handler = past_count_ != events_before;
-    if (trap_by_result_ ? (s.rflags & kTF) != 0 : trap_flag && !entered_handler) pending_dr6_ |= 1u << 14;
+    if (trap_by_result_ ? (s.rflags & kTF) != 0 : trap_flag && !entered_handler) s.pending_debug |= 1u << 14;
   }
   if (shadow && s.interrupt_shadow) s.interrupt_shadow = false;  // a second STI in a row gives no second shadow
   if (debug.single_step) {

@@ -143,8 +143,13 @@ class Core final : public core::CpuPins {
   void reset(bool bootstrap);
   /// Runs until something below happens, at most about `max_instructions`.
   RunExit run(std::uint64_t max_instructions);
-  /// Replaces the whole state (load, debugger); everything derived from it is recomputed.
+  /// Replaces the whole state (load, debugger); everything derived from it is recomputed. Signals that have come and
+  /// were not looked at yet stay.
   void set_state(const CpuState& state);
+  /// The state with the signals that have come (NMI, INIT, SIPI): all that another CPU needs to go on from here.
+  CpuState whole_state() const;
+  /// The opposite: signals that have come are those of `state` from now on.
+  void set_whole_state(const CpuState& state);
 
   // ---- CpuPins: any thread ----
   void interrupt_changed() override { signal(kAttentionInterrupt); }
@@ -361,7 +366,7 @@ class Core final : public core::CpuPins {
   /// To be called after a change of DR0..DR7 or of the debugger's watchpoints: which accesses must look closely.
   void update_debug();
   /// #DB after the instruction for single step and data breakpoints; called at instruction ends when armed.
-  void note_debug_trap(std::uint64_t dr6_bits) { pending_dr6_ |= dr6_bits; }
+  void note_debug_trap(std::uint64_t dr6_bits) { s.pending_debug |= dr6_bits; }
 
   // ---- segments and mode (segments.cpp) ----
   /// Recomputes all that is derived from CR0/CR4/EFER/CS/SS/RFLAGS: code size, CPL, segment limits for the fast path,
@@ -387,6 +392,8 @@ class Core final : public core::CpuPins {
   /// Nothing / false: #GP(0), not recorded.
   std::optional<std::uint64_t> read_msr(std::uint32_t index);
   bool write_msr(std::uint32_t index, std::uint64_t value);
+  /// Tells the guest how time runs, if it asked for KVM's clock.
+  void publish_kvm_clock();
   std::uint64_t tsc() const { return ticks_now() + s.msr.tsc_offset; }
   std::uint64_t ticks_now() const { return core::ticks_at(deps_.clock.now(), deps_.tsc_hz); }
   /// RFLAGS writes of POPF/IRET: only bits in `mask` change; ends the block if IF, TF, AC, VM changed.
@@ -420,7 +427,7 @@ class Core final : public core::CpuPins {
   /// `holds_traps`: debug traps wait too (MOV SS, POP SS).
   void set_interrupt_shadow(bool holds_traps = true) {
     s.interrupt_shadow = true;
-    shadow_holds_traps_ = holds_traps;
+    s.shadow_holds_debug = holds_traps;
     leave_block_ = true;
   }
 
@@ -546,6 +553,7 @@ class Core final : public core::CpuPins {
   void handle_page_requests();
   /// Takes the highest-priority pending event between instructions; true if one was delivered.
   bool take_pending();
+  void take_injected();
   /// The RAM page that code at `linear` is fetched from, null if it is not RAM. False: fault recorded.
   bool fetch_page(std::uint64_t linear, const ExecEntry*& entry);
   Flow run_block();
@@ -592,7 +600,6 @@ class Core final : public core::CpuPins {
   std::atomic<std::uint64_t> a20_mask_ = ~std::uint64_t{0};  ///< set by any thread
   std::array<FastSegment, 6> fast_;
   Event fault_;
-  std::uint64_t pending_dr6_ = 0;
   bool watch_active_ = false;  ///< guest or debugger data watch: every access takes the slow path
   bool watch_hit_ = false;
   bool step_iterations_ = false;   ///< careful_, for something that may happen between iterations of a string instruction
@@ -616,7 +623,6 @@ class Core final : public core::CpuPins {
   std::uint64_t walk_ram_gpa_ = 0, walk_ram_length_ = 0;
   mem::RamRegion* walk_region_ = nullptr;
   std::uint64_t walk_region_offset_ = 0;
-  bool shadow_holds_traps_ = true;  ///< of s.interrupt_shadow
   bool trap_by_result_ = false;     ///< the instruction is a SYSCALL or SYSRET
   struct Monitor {
     bool armed = false;

@@ -150,7 +150,7 @@ void Core::check_watch(std::uint64_t linear, unsigned size, AccessKind kind) {
     const std::uint64_t length = kLengths[bits(s.dr7, 18 + i * 4, 2)];
     const std::uint64_t start = align_down(s.dr[i], length);
     if (linear < start + length && start < linear + size) {
-      pending_dr6_ |= std::uint64_t{1} << i;
+      s.pending_debug |= std::uint64_t{1} << i;
       leave_block_ = true;
     }
   }

@@ -3,6 +3,7 @@
 #include "cpu/interp/system_handlers.h"
 #include "cpu/interp/system_ops.h"
 #include "cpu/sem.h"
+#include "cpu/state_check.h"
 #include "cpu/walk.h"
 
 namespace husk::cpu::interp {
@@ -55,34 +56,6 @@ bool pat_ok(std::uint64_t value) {
   }
   return true;
 }
-/// KVM's paravirtual clock (Documentation/virt/kvm/x86/msr.rst, struct pvclock_vcpu_time_info): virtual time is 0 where
-/// the TSC equals its offset, and both run at fixed rates, so that the page needs writing only when the offset changes.
-void publish_kvm_time(Core& core) {
-  const std::uint64_t where = core.s.msr.kvm_system_time;
-  if (!(where & 1)) return;
-  // ns = ((ticks << shift) * multiplier) >> 32, with the multiplier's top bit set.
-  std::uint64_t hertz = core.deps().tsc_hz;
-  std::int8_t shift = 0;
-  while (hertz >= core::kNanosecondsPerSecond * 2) {
-    hertz >>= 1;
-    --shift;
-  }
-  while (hertz <= core::kNanosecondsPerSecond) {
-    hertz <<= 1;
-    ++shift;
-  }
-  const auto multiplier = static_cast<std::uint32_t>((core::kNanosecondsPerSecond << 32) / hertz);
-  constexpr std::uint8_t kTscStable = 1;
-  std::array<std::uint8_t, 32> page{};
-  store_le<std::uint32_t>(&page[0], 2);  // version; odd while it is being written
-  store_le<std::uint64_t>(&page[8], core.s.msr.tsc_offset);
-  store_le<std::uint64_t>(&page[16], 0);
-  store_le<std::uint32_t>(&page[24], multiplier);
-  page[28] = static_cast<std::uint8_t>(shift);
-  page[29] = kTscStable;
-  (void)mem::GuestMemory(core.deps().memory).write(where & ~std::uint64_t{1}, page);
-}
-
 /// The wall clock at virtual time 0.
 void publish_kvm_wall_clock(Core& core) {
   const std::int64_t start = core.deps().clock.wall_clock() - static_cast<std::int64_t>(core.deps().clock.now());
@@ -103,15 +76,7 @@ std::optional<unsigned> mtrr_fixed_index(std::uint32_t index) {
 
 bool write_efer(Core& core, std::uint64_t value) {
   CpuState& s = core.s;
-  const CpuModel& m = core.model;
-  std::uint64_t allowed = kEferLma;
-  if (m.has(Feature::syscall)) allowed |= kEferSce;
-  if (m.has(Feature::lm)) allowed |= kEferLme;
-  if (m.has(Feature::nx)) allowed |= kEferNxe;
-  if (m.has(Feature::fxsr_opt)) allowed |= kEferFfxsr;
-  if (m.has(Feature::svm)) allowed |= kEferSvme;
-  if (m.has(Feature::autoibrs)) allowed |= std::uint64_t{1} << 21;
-  if (value & ~allowed) return false;
+  if (value & ~efer_bits(core.model)) return false;
   if ((s.cr0 & kCr0Pg) && ((s.efer ^ value) & kEferLme)) return false;
   value = (value & ~std::uint64_t{kEferLma}) | (s.efer & kEferLma);
   const std::uint64_t changed = s.efer ^ value;
@@ -205,6 +170,40 @@ bool write_mc_bank(Core& core, std::uint32_t index, std::uint64_t value) {
 
 }  // namespace
 
+/// KVM's paravirtual clock (Documentation/virt/kvm/x86/msr.rst, struct pvclock_vcpu_time_info): virtual time is 0 where
+/// the TSC equals its offset, and both run at fixed rates, so that the page needs writing only when the offset changes.
+void Core::publish_kvm_clock() {
+  const std::uint64_t where = s.msr.kvm_system_time;
+  if (!(where & 1) || !model.has(Feature::kvmclock)) return;
+  // ns = ((ticks << shift) * multiplier) >> 32, with the multiplier's top bit set.
+  std::uint64_t hertz = deps_.tsc_hz;
+  std::int8_t shift = 0;
+  while (hertz >= core::kNanosecondsPerSecond * 2) {
+    hertz >>= 1;
+    --shift;
+  }
+  while (hertz <= core::kNanosecondsPerSecond) {
+    hertz <<= 1;
+    ++shift;
+  }
+  const auto multiplier = static_cast<std::uint32_t>((core::kNanosecondsPerSecond << 32) / hertz);
+  constexpr std::uint8_t kTscStable = 1;
+  mem::GuestMemory memory(deps_.memory);
+  std::array<std::uint8_t, 32> page{};
+  (void)memory.read(where & ~std::uint64_t{1}, page);
+  // Odd while it is being written. A reader that was stopped in the midst must see that it changed, whoever wrote it
+  // before.
+  const std::uint32_t version = (load_le<std::uint32_t>(page.data()) & ~std::uint32_t{1}) + 2;
+  page = {};
+  store_le<std::uint32_t>(&page[0], version);
+  store_le<std::uint64_t>(&page[8], s.msr.tsc_offset);
+  store_le<std::uint64_t>(&page[16], static_cast<std::uint64_t>(s.msr.kvm_clock_offset));
+  store_le<std::uint32_t>(&page[24], multiplier);
+  page[28] = static_cast<std::uint8_t>(shift);
+  page[29] = kTscStable;
+  (void)memory.write(where & ~std::uint64_t{1}, page);
+}
+
 std::optional<std::uint64_t> Core::read_msr(std::uint32_t index) {
   const MsrState& r = s.msr;
   if (index >= kMsrX2ApicFirst && index <= kMsrX2ApicLast) return deps_.interrupts.read_msr(index);
@@ -274,7 +273,7 @@ bool Core::write_msr(std::uint32_t index, std::uint64_t value) {
       const std::uint64_t delta = value - (index == kMsrTsc ? tsc() : r.tsc_adjust);
       r.tsc_offset += delta;
       r.tsc_adjust += delta;
-      publish_kvm_time(*this);
+      publish_kvm_clock();
       return true;
     }
     case kMsrKvmWallClock:
@@ -283,7 +282,7 @@ bool Core::write_msr(std::uint32_t index, std::uint64_t value) {
       return true;
     case kMsrKvmSystemTime:
       if (!store(Feature::kvmclock, r.kvm_system_time)) return false;
-      publish_kvm_time(*this);
+      publish_kvm_clock();
       return true;
     case kMsrApicBase: return deps_.interrupts.set_apic_base(value);
     case kMsrSpecCtrl: return !(value & ~std::uint64_t{7}) && store(Feature::spec_ctrl, r.spec_control);

@@ -59,7 +59,9 @@ class Launch {
   /// Ends the run when the kernel prints that it has panicked.
   machine::CharBackendFactory watched(machine::CharBackendFactory inner);
   Status start_trace();
+  Status set_trace();
   Status observe_code();
+  Status show_code();
   void start_statistics();
   /// Shows the figures; the machine is paused.
   void show_statistics();
@@ -84,6 +86,7 @@ class Launch {
   std::vector<std::vector<std::uint8_t>> modules_;
   std::unique_ptr<boot::KernelSymbols> symbols_;  ///< none with firmware
   std::unique_ptr<monitor::TraceLog> trace_;
+  machine::TraceSet trace_categories_ = 0;
   StorageAndNetworks outside_;
   std::unique_ptr<CommandRun> command_;
   unsigned interrupts_ = 0;
@@ -312,6 +315,10 @@ Status Launch::prepare() {
   model_ = machine_->cpu_model();
   HUSK_TRY(start_trace());
   HUSK_TRY(observe_code());
+  machine_->on_new_cpus([this]() -> Status {
+    HUSK_TRY(set_trace());
+    return show_code();
+  });
   start_statistics();
   return start_gdb();
 }
@@ -328,6 +335,10 @@ Status Launch::observe_code() {
         session_.trace_file(), wants(TraceCategory::in_asm), wants(TraceCategory::out_asm), name_of}));
   if (log.perf_map)
     code_observers_.add(HUSK_TRY(monitor::PerfMap::create(monitor::PerfMap::path_of_this_process(), name_of)));
+  return show_code();
+}
+
+Status Launch::show_code() {
   if (code_observers_.empty()) return {};
   for (unsigned i = 0; i < machine_->cpu_count(); ++i) {
     auto done = machine_->vcpu(i).observe_code(&code_observers_);
@@ -377,6 +388,13 @@ Status Launch::start_trace() {
       monitor::TraceLog::Deps{session_.trace_file(), machine_->memory_space(), model_, log.registers,
                               [this](std::uint64_t address) { return symbol(address); }});
   static_assert(static_cast<unsigned>(machine::TraceCategory::exec) == accel::TraceSink::kExec);
+  trace_categories_ = categories;
+  return set_trace();
+}
+
+Status Launch::set_trace() {
+  if (!trace_) return {};
+  const machine::TraceSet categories = trace_categories_;
   for (unsigned i = 0; i < machine_->cpu_count(); ++i) HUSK_TRY(machine_->vcpu(i).set_trace(trace_.get(), categories));
   return {};
 }

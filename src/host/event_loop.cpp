@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <condition_variable>
 #include <ctime>
+#include <deque>
+#include <iterator>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -57,6 +59,7 @@ struct EventLoop::Impl {
   std::uint64_t next_id = 2;
 
   std::mutex mutex;
+  std::deque<std::move_only_function<void()>> batch;  ///< posted and due, on the loop's thread
   std::vector<std::move_only_function<void()>> posted;
   bool stop_wanted = false;
   std::set<std::pair<std::uint64_t, TimerRecord*>> timers;
@@ -113,13 +116,20 @@ struct EventLoop::Impl {
   }
 
   bool run_posted() {
-    std::vector<std::move_only_function<void()>> batch;
     {
       const std::lock_guard guard(mutex);
-      batch.swap(posted);
+      std::move(posted.begin(), posted.end(), std::back_inserter(batch));
+      posted.clear();
     }
-    for (auto& function : batch) function();
-    return !batch.empty();
+    // What a function posts waits for the next round. One that runs rounds of its own must not wait for what was posted
+    // before, so those take over the rest.
+    const bool any = !batch.empty();
+    for (std::size_t left = batch.size(); left != 0 && !batch.empty(); --left) {
+      auto function = std::move(batch.front());
+      batch.pop_front();
+      function();
+    }
+    return any;
   }
 
   bool take_stop() {
@@ -128,6 +138,7 @@ struct EventLoop::Impl {
   }
 
   bool round(std::optional<std::uint64_t> timeout_ns) {
+    if (!batch.empty()) return run_posted();
     std::array<epoll_event, 64> events;
     int timeout_ms = -1;
     if (timeout_ns)
@@ -270,6 +281,7 @@ Result<std::unique_ptr<EventLoop>> EventLoop::create() {
 EventLoop::~EventLoop() {
   // What was posted may own objects that refer to this loop: let them go before it does.
   std::vector<std::move_only_function<void()>> dropped;
+  const auto due = std::move(impl_->batch);
   const std::lock_guard guard(impl_->mutex);
   dropped.swap(impl_->posted);
 }

@@ -93,6 +93,22 @@ TEST_F(EventLoopTest, AWatchDestroyedByAnotherCallbackOfTheSameRoundIsNotCalled)
   EXPECT_EQ(calls, 1);
 }
 
+TEST_F(EventLoopTest, ARoundWithinAPostedFunctionRunsWhatWasPostedBefore) {
+  std::string order;
+  loop->post([&] {
+    order += 'a';
+    while (order.find('c') == std::string::npos) loop->run_once();
+    order += 'A';
+  });
+  loop->post([&] {
+    order += 'b';
+    loop->post([&] { order += 'c'; });
+  });
+  loop->post([&] { order += 'd'; });
+  while (order.size() < 5) loop->run_once();
+  EXPECT_EQ(order, "abdcA");
+}
+
 TEST_F(EventLoopTest, RefusesARegularFileByName) {
   const UniqueFd file(::open("/proc/self/exe", O_RDONLY));
   ASSERT_TRUE(file);

@@ -33,7 +33,7 @@ Machine::Machine(host::EventLoop& loop, Log& log, MachineOptions options, EventH
 
 Machine::~Machine() {
   *alive_ = false;
-  pause();
+  stop_vcpus();
   {
     const std::lock_guard lock(mutex_);
     quit_ = true;
@@ -47,27 +47,44 @@ Status Machine::open_kvm() {
 #if HUSK_HAVE_KVM
   kvm_ = std::make_unique<Kvm>(HUSK_TRY(accel::kvm::System::open(options_.kvm_device)));
   Log silent;
-  options_.cpu_model = HUSK_TRY(
-      kvm_->system->adapt(std::move(options_.cpu_model), options_.warn_of_missing_features ? log_ : silent));
+  options_.cpu_model =
+      HUSK_TRY(kvm_->system->adapt(std::move(options_.cpu_model), options_.warn_of_missing_features ? log_ : silent));
   return {};
 #else
   return std::unexpected(Error{"accelerator kvm: husk has it on x86-64 hosts only", "use --accel soft"});
 #endif
 }
 
-Status Machine::make_accelerator() {
+struct Machine::Cpus {
+  std::unique_ptr<accel::Accelerator> accelerator;
+  std::vector<std::unique_ptr<accel::Vcpu>> vcpus;
+};
+
+Result<Machine::Cpus> Machine::make_cpus(const std::string& name) {
+  Cpus made;
 #if HUSK_HAVE_KVM
-  if (kvm_) {
-    accelerator_ = HUSK_TRY(accel::KvmAccel::create(
-        {*kvm_->system, board_->memory_space(), board_->io_space(), board_->clock(), log_}));
-    return {};
-  }
+  if (name == "kvm")
+    made.accelerator = HUSK_TRY(
+        accel::KvmAccel::create({*kvm_->system, board_->memory_space(), board_->io_space(), board_->clock(), log_}));
 #endif
-  const auto engine = options_.accelerator == "jit" ? accel::SoftEngine::jit : accel::SoftEngine::interpreter;
-  accelerator_ = std::make_unique<accel::SoftAccel>(
-      accel::SoftAccelDeps{board_->memory_space(), board_->io_space(), board_->clock(), log_, engine,
-                           options_.statistics});
-  return {};
+  if (!made.accelerator)
+    made.accelerator = std::make_unique<accel::SoftAccel>(accel::SoftAccelDeps{
+        board_->memory_space(), board_->io_space(), board_->clock(), log_,
+        name == "jit" ? accel::SoftEngine::jit : accel::SoftEngine::interpreter, options_.statistics});
+  for (mem::RamRegion* region : board_->ram()) HUSK_TRY(made.accelerator->add_ram(*region));
+  for (unsigned i = 0; i < options_.board.cpus; ++i)
+    made.vcpus.push_back(HUSK_TRY(made.accelerator->create_vcpu(
+        {i, options_.cpu_model, board_->interrupts(i), board_->floating_point_error(i)})));
+  return made;
+}
+
+void Machine::exchange_cpus(Cpus& cpus) {
+  std::swap(accelerator_, cpus.accelerator);
+  for (unsigned i = 0; i < vcpus_.size(); ++i) {
+    std::swap(vcpus_[i]->vcpu, cpus.vcpus[i]);
+    pins_[i]->target = &vcpus_[i]->vcpu->pins();
+  }
+  accelerator_->set_a20(a20_);
 }
 
 Status Machine::build() {
@@ -82,16 +99,9 @@ Status Machine::build() {
   }
   board_ = HUSK_TRY(MicroBoard::create({clock_, log_, *this, std::move(pins), options_.cpu_model}, options_.board));
 
-  HUSK_TRY(make_accelerator());
-  for (mem::RamRegion* region : board_->ram()) HUSK_TRY(accelerator_->add_ram(*region));
-  for (unsigned i = 0; i < options_.board.cpus; ++i) {
-    auto slot = std::make_unique<VcpuSlot>();
-    slot->vcpu = HUSK_TRY(
-        accelerator_->create_vcpu({i, options_.cpu_model, board_->interrupts(i), board_->floating_point_error(i)}));
-    pins_[i]->target = &slot->vcpu->pins();
-    vcpus_.push_back(std::move(slot));
-  }
-  accelerator_->set_a20(a20_);
+  Cpus cpus = HUSK_TRY(make_cpus(options_.accelerator));
+  for (unsigned i = 0; i < options_.board.cpus; ++i) vcpus_.push_back(std::make_unique<VcpuSlot>());
+  exchange_cpus(cpus);
   HUSK_TRY(load_guest());
   for (unsigned i = 0; i < vcpus_.size(); ++i) vcpus_[i]->thread = std::thread([this, i] { vcpu_main(i); });
   return {};
@@ -130,7 +140,8 @@ void Machine::vcpu_main(unsigned index) {
 
 void Machine::resume() {
   wanted_running_ = true;
-  if (running_) return;
+  // What stopped it has still to finish, and has then this wish to follow.
+  if (running_ || draining_depth_ != 0) return;
   running_ = true;
   board_->start();
   clock_.start();
@@ -144,9 +155,10 @@ void Machine::resume() {
 void Machine::pause() {
   wanted_running_ = false;
   stop_cpus();
+  if (wanted_running_) resume();
 }
 
-void Machine::stop_cpus() {
+void Machine::stop_vcpus() {
   {
     std::unique_lock lock(mutex_);
     may_run_ = false;
@@ -162,6 +174,115 @@ void Machine::stop_cpus() {
   running_ = false;
 }
 
+void Machine::stop_cpus() {
+  const bool ran = running_;
+  stop_vcpus();
+  if (ran || !draining_->empty()) drain_devices();
+}
+
+void Machine::drain_devices() {
+  // Callbacks of the loop that would stop or start the machine come in here: stops wait as this one does, starts are
+  // remembered, and requests of the guest are put off.
+  ++draining_depth_;
+  if (draining_depth_ == 1) {
+    auto round = std::make_shared<Draining>();
+    for (const MicroBoard::Entry& entry : board_->devices()) round->left.emplace(entry.device->state_id());
+    draining_ = round;
+    board_->quiesce([&loop = loop_, round](const core::Device& device) {
+      bool last = false;
+      {
+        const std::lock_guard lock(round->mutex);
+        const auto found = round->left.find(device.state_id());
+        if (found != round->left.end()) round->left.erase(found);
+        last = round->left.empty();
+      }
+      // It may be another thread that told.
+      if (last) loop.post([] {});
+    });
+  }
+  const std::uint64_t end = host::monotonic_now() + kDrainLimitNs;
+  constexpr std::uint64_t kRound = 100'000'000;
+  while (!draining_->empty() && host::monotonic_now() < end) loop_.run_once(kRound);
+  --draining_depth_;
+  if (draining_depth_ != 0 || draining_->empty()) return;
+  const std::lock_guard lock(draining_->mutex);
+  for (const std::string& name : draining_->left)
+    log_.warning("the machine is stopped, and {} still has something under way", name);
+}
+
+// ---- from one accelerator to another ----
+
+Status Machine::check_move(const std::string& name) {
+  if (name == "interp" || (name == "jit" && HUSK_HAVE_JIT)) {
+    // KVM lets guests have it; husk's own CPUs do not.
+    if (options_.cpu_model.has(cpu::Feature::svm))
+      return std::unexpected(Error{fmt::format("accelerator {}: the guest's CPU has svm, which this one lacks", name),
+                                   "start the machine with -svm"});
+    return {};
+  }
+  if (name != "kvm") return fail("accelerator {} is not built into this husk", name);
+#if HUSK_HAVE_KVM
+  if (!kvm_) kvm_ = std::make_unique<Kvm>(HUSK_TRY(accel::kvm::System::open(options_.kvm_device)));
+  if (auto fits = kvm_->system->accepts(options_.cpu_model); !fits) return fits;
+  if (options_.board.cpus > kvm_->system->caps().most_vcpus)
+    return fail("accelerator kvm: the machine has {} CPUs, and KVM on this host at most {}", options_.board.cpus,
+                kvm_->system->caps().most_vcpus);
+  return {};
+#else
+  return fail("accelerator kvm: husk has it on x86-64 hosts only");
+#endif
+}
+
+Status Machine::copy_cpu_state(Cpus& to) {
+  for (unsigned i = 0; i < vcpus_.size(); ++i) {
+    const cpu::CpuState state = HUSK_TRY(vcpus_[i]->vcpu->export_state());
+    HUSK_TRY(to.vcpus[i]->set_state(state));
+  }
+  return {};
+}
+
+Status Machine::move_cpus(const std::string& name, bool& later) {
+  auto made = make_cpus(name);
+  if (!made) return std::unexpected(std::move(made).error());
+  Status done = copy_cpu_state(*made);
+  later = !done;
+  if (done) {
+    exchange_cpus(*made);
+    for (const auto& repeat : on_new_cpus_)
+      if (done) done = repeat();
+    if (!done) {
+      exchange_cpus(*made);
+      for (const auto& again : on_new_cpus_) (void)again();
+    }
+  }
+  // CPUs go before what they belong to, and with that the listeners of the RAM, which the others take again.
+  made->vcpus.clear();
+  made->accelerator.reset();
+  for (mem::RamRegion* region : board_->ram()) HUSK_TRY(accelerator_->add_ram(*region));
+  if (!done) return std::unexpected(std::move(done).error().within(fmt::format("accelerator {}", name)));
+  options_.accelerator = name;
+  return {};
+}
+
+Status Machine::set_accelerator(const std::string& name) {
+  HUSK_TRY(check_move(name));
+  const bool ran = wanted_running_;
+  // A CPU can stand where another cannot hold it, as behind MOV SS with a debug trap due: an instruction later it does
+  // not.
+  constexpr int kMostTries = 10;
+  constexpr std::uint64_t kBetweenTriesNs = 1'000'000;
+  Status done;
+  for (int attempt = 0; attempt < kMostTries; ++attempt) {
+    pause();
+    bool later = false;
+    done = quiet() ? move_cpus(name, later) : fail("accelerator {}: the machine cannot be stopped now", name);
+    if (ran) resume();
+    if (!later || !ran) break;
+    (void)loop_.run_once(kBetweenTriesNs);
+  }
+  return done;
+}
+
 void Machine::interrupt_with(std::function<void()> handle) {
   {
     const std::lock_guard lock(mutex_);
@@ -171,6 +292,7 @@ void Machine::interrupt_with(std::function<void()> handle) {
   }
   loop_.post([this, alive = alive_, handle = std::move(handle)] {
     if (!*alive) return;
+    if (draining_depth_ != 0) return interrupt_with(handle);
     stop_cpus();
     handle();
   });

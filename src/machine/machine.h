@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -51,7 +52,7 @@ struct MachineOptions {
   std::string kvm_device = "/dev/kvm";
   cpu::CpuModel cpu_model;
   bool warn_of_missing_features = true;  ///< one line about what the accelerator had to leave out of the model
-  bool statistics = false;  ///< have the accelerator count what costs time to count
+  bool statistics = false;               ///< have the accelerator count what costs time to count
   bool no_reboot = false;
   /// A triple fault resets the machine, as real boards do; else it is reported as an event.
   bool reset_on_triple_fault = false;
@@ -68,11 +69,16 @@ class Machine final : private core::MachineControl {
                                                  EventHandler on_event);
   ~Machine() override;
 
-  /// Lets the CPUs and time run.
+  /// Lets the CPUs and time run. If called while pause() still waits, that one ends by it.
   void resume();
-  /// Stops them; returns when every vCPU has left guest code.
+  /// Stops them; returns when every vCPU has left guest code, time stands, and the devices have finished what was under
+  /// way: nothing changes the guest's memory until resume(). Runs the loop meanwhile. A device that does not finish in
+  /// kDrainLimitNs (a file system that does not answer) is left at it, with a warning; see quiet().
   void pause();
   bool running() const { return running_; }
+  /// Paused, and no device has anything under way.
+  bool quiet() const { return !running_ && draining_->empty(); }
+  static constexpr std::uint64_t kDrainLimitNs = 5'000'000'000;
   /// Platform reset, with the kernel loaded anew. The machine runs on if it ran.
   Status reset();
   /// The user's power button.
@@ -81,6 +87,13 @@ class Machine final : private core::MachineControl {
   unsigned cpu_count() const { return static_cast<unsigned>(vcpus_.size()); }
   /// Only while paused.
   accel::Vcpu& vcpu(unsigned index) { return *vcpus_[index]->vcpu; }
+  /// Carries the guest to another accelerator: "interp", "jit" or "kvm". It may run: it is stopped for a moment, and
+  /// sees nothing but that moment. The CPU model stays. What the other one lacks, or cannot hold of the CPUs' state, is
+  /// refused by name, and the guest goes on where it was. Objects that vcpu() gave are gone after it.
+  Status set_accelerator(const std::string& name);
+  /// Called when all CPUs have been made anew, paused: debuggers and traces have their requests to repeat. An error
+  /// keeps the machine on its old CPUs, and it is called once more for those. Stays until the machine is gone.
+  void on_new_cpus(std::function<Status()> repeat) { on_new_cpus_.push_back(std::move(repeat)); }
   mem::AddressSpace& memory_space() { return board_->memory_space(); }
   mem::AddressSpace& io_space() { return board_->io_space(); }
   MicroBoard& board() { return *board_; }
@@ -94,12 +107,12 @@ class Machine final : private core::MachineControl {
  private:
   /// The wire bundle to a CPU that is made after its interrupt controller.
   struct PinsForwarder final : core::CpuPins {
-    void interrupt_changed() override { target->interrupt_changed(); }
-    void nmi() override { target->nmi(); }
-    void smi() override { target->smi(); }
-    void init() override { target->init(); }
-    void startup(std::uint8_t vector) override { target->startup(vector); }
-    core::CpuPins* target = nullptr;
+    void interrupt_changed() override { target.load()->interrupt_changed(); }
+    void nmi() override { target.load()->nmi(); }
+    void smi() override { target.load()->smi(); }
+    void init() override { target.load()->init(); }
+    void startup(std::uint8_t vector) override { target.load()->startup(vector); }
+    std::atomic<core::CpuPins*> target = nullptr;
   };
   struct VcpuSlot {
     std::unique_ptr<accel::Vcpu> vcpu;
@@ -112,11 +125,21 @@ class Machine final : private core::MachineControl {
   struct Kvm;
   Status build();
   Status open_kvm();
-  Status make_accelerator();
+  struct Cpus;
+  /// An accelerator with CPUs in the state of reset; nothing of the machine refers to them yet.
+  Result<Cpus> make_cpus(const std::string& accelerator);
+  /// Puts them in the place of those that the machine has, which are left in `cpus`.
+  void exchange_cpus(Cpus& cpus);
+  Status check_move(const std::string& accelerator);
+  /// `later`: on an error, whether it may be gone a few instructions later.
+  Status move_cpus(const std::string& accelerator, bool& later);
+  Status copy_cpu_state(Cpus& to);
   Status load_guest();
   void vcpu_main(unsigned index);
+  void stop_vcpus();
   /// pause() without giving up the owner's wish to run.
   void stop_cpus();
+  void drain_devices();
   /// Keeps the CPUs from running on and has `handle` called on the loop's thread with the machine paused.
   void interrupt_with(std::function<void()> handle);
   void handle_exit(unsigned index, const accel::Exit& exit);
@@ -141,6 +164,18 @@ class Machine final : private core::MachineControl {
   bool running_ = false;
   static constexpr unsigned kMostResetsTold = 20;
   unsigned resets_told_ = 0;
+  unsigned draining_depth_ = 0;
+  /// The devices that have something under way, of the last stop. Their threads, too, take them out.
+  struct Draining {
+    bool empty() const {
+      const std::lock_guard lock(mutex);
+      return left.empty();
+    }
+    mutable std::mutex mutex;
+    std::set<std::string, std::less<>> left;
+  };
+  std::shared_ptr<Draining> draining_ = std::make_shared<Draining>();
+  std::vector<std::function<Status()>> on_new_cpus_;
   bool wanted_running_ = false;  ///< what the owner asked for last; resets and events stop the CPUs without changing it
 
   std::mutex mutex_;

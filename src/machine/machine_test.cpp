@@ -189,6 +189,90 @@ TEST_F(MachineTest, DebuggerBreaksStepsAndWatches) {
   EXPECT_EQ(machine->vcpu(0).get_state().rip, 4u) << "a watchpoint stops after the instruction";
 }
 
+// Each turn of the guest's loop adds 3 to one word and 1 to another: whoever runs it, they go together.
+TEST_F(MachineTest, ARunningMachineIsCarriedToAndFro) {
+  auto made = options(rom_with({0x31, 0xC0, 0x8E, 0xD8,                    // xor ax, ax; mov ds, ax
+                                0x66, 0x31, 0xC9, 0x66, 0x31, 0xDB,        // xor ecx, ecx; xor ebx, ebx
+                                0x66, 0x41, 0x66, 0x83, 0xC3, 0x03,        // again: inc ecx; add ebx, 3
+                                0x66, 0x89, 0x0E, 0x00, 0x05,              // mov [500h], ecx
+                                0x80, 0x3E, 0x10, 0x05, 0x00, 0x74, 0xEE,  // cmp byte [510h], 0; je again
+                                0x66, 0x89, 0x1E, 0x04, 0x05,              // mov [504h], ebx
+                                0xB0, 7,    0xE6, 0xF4, 0xF4}));           // mov al, 7; out F4h, al; hlt
+  const auto machine = make(std::move(made), events_);
+  const std::string names[] = {HUSK_HAVE_JIT ? "jit" : "interp", "interp"};
+  mem::GuestMemory memory(machine->memory_space());
+  unsigned announced = 0;
+  machine->on_new_cpus([&]() -> Status {
+    ++announced;
+    return {};
+  });
+  machine->resume();
+  std::uint32_t before = 0;
+  for (unsigned move = 0; move < 30; ++move) {
+    // Each of them runs for a while.
+    std::uint32_t turns = 0;
+    do {
+      loop_->run_once(100'000);
+      turns = memory.load<std::uint32_t>(0x500).value();
+    } while (turns == before);
+    const auto moved = machine->set_accelerator(names[move % 2]);
+    ASSERT_TRUE(moved) << moved.error().text();
+    EXPECT_EQ(machine->accelerator_name(), names[move % 2]);
+    EXPECT_TRUE(machine->running());
+    before = memory.load<std::uint32_t>(0x500).value();
+  }
+  EXPECT_EQ(announced, 30u);
+  ASSERT_TRUE(memory.store<std::uint8_t>(0x510, 1));
+  run_until([&] { return !events_.empty(); });
+  EXPECT_EQ(events_[0].status, 15);
+  EXPECT_EQ(memory.load<std::uint32_t>(0x504).value(), memory.load<std::uint32_t>(0x500).value() * 3);
+}
+
+TEST_F(MachineTest, AMoveThatCannotBeIsRefusedAndTheGuestGoesOn) {
+  const auto machine = make(options(rom_with({0xFF, 0x06, 0x00, 0x05, 0xEB, 0xFA})), events_);  // inc word [500h]; jmp
+  mem::GuestMemory memory(machine->memory_space());
+  const auto goes_on = [&] {
+    const auto seen = memory.load<std::uint16_t>(0x500).value();
+    while (memory.load<std::uint16_t>(0x500).value() == seen) loop_->run_once(100'000);
+  };
+  machine->resume();
+  goes_on();
+  const auto unknown = machine->set_accelerator("xen");
+  ASSERT_FALSE(unknown);
+  EXPECT_NE(unknown.error().message.find("xen"), std::string::npos);
+  goes_on();
+  // Somebody's request cannot be repeated on the new CPUs: the old ones stay.
+  accel::Vcpu* const before = &machine->vcpu(0);
+  machine->on_new_cpus([&]() -> Status {
+    if (&machine->vcpu(0) != before) return fail("no such breakpoint here");
+    return {};
+  });
+  const auto refused = machine->set_accelerator("interp");
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("no such breakpoint"), std::string::npos);
+  EXPECT_EQ(&machine->vcpu(0), before);
+  goes_on();
+}
+
+TEST_F(MachineTest, AMoveOfAPausedMachineLeavesItPaused) {
+  const auto machine = make(options(rom_with({0xFF, 0x06, 0x00, 0x05, 0xEB, 0xFA})), events_);
+  ASSERT_TRUE(machine->set_accelerator("interp"));
+  EXPECT_FALSE(machine->running());
+  EXPECT_EQ(machine->vcpu(0).get_state().rip, 0xFFF0u);
+}
+
+// The clock of a machine with a TSC of its own rate does not fit any host's KVM.
+TEST_F(MachineTest, KvmRefusesAnotherTscRateBeforeAnythingStops) {
+  auto made = options(rom_with({0xEB, 0xFE}));
+  made.cpu_model.tsc_hz = 123'456'789;
+  const auto machine = make(std::move(made), events_);
+  machine->resume();
+  const auto refused = machine->set_accelerator("kvm");
+  ASSERT_FALSE(refused);
+  EXPECT_FALSE(refused.error().text().empty());
+  EXPECT_TRUE(machine->running());
+}
+
 TEST_F(MachineTest, RefusesTooLittleMemory) {
   auto made = options(rom_with({0xF4}));
   made.board.ram_bytes = 4096;

@@ -282,6 +282,14 @@ void MicroBoard::start() {
   }
 }
 
+std::size_t MicroBoard::quiesce(const std::function<void(const core::Device&)>& done) {
+  for (const Entry& entry : devices_) {
+    const mem::DomainGuard guard(entry.domain);
+    entry.device->quiesce([done, device = entry.device] { done(*device); });
+  }
+  return devices_.size();
+}
+
 void MicroBoard::reset(core::ResetKind kind) {
   for (const Entry& entry : devices_) {
     const mem::DomainGuard guard(entry.domain);

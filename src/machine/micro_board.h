@@ -125,6 +125,9 @@ class MicroBoard final {
   Result<mem::Gpa> write_tables(mem::GuestMemory& memory) const;
 
   void start();
+  /// The devices finish what is under way; each calls `done` once, on any thread, perhaps before this returns. Returns
+  /// their number.
+  std::size_t quiesce(const std::function<void(const core::Device&)>& done);
   void reset(core::ResetKind kind);
   void press_power_button();
   /// Every device, for inspection and state: in the order in which they are saved.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <utility>
 
 #include "monitor/cpu_view.h"
 
@@ -19,28 +20,57 @@ Result<std::unique_ptr<GdbServer>> GdbServer::create(Deps deps, const host::Sock
   GdbServer* const self = server.get();
   server->listening_ = HUSK_TRY(self->deps_.loop.watch(server->listener_->fd(), EventLoop::kReadable,
                                                        [self](EventLoop::Events) { self->accept(); }));
+  self->deps_.machine.on_new_cpus([self] { return self->apply(std::nullopt); });
   return server;
 }
 
 GdbServer::~GdbServer() = default;
 
+template <class Work>
+auto GdbServer::undisturbed(Work&& work) {
+  struct Scope {
+    explicit Scope(GdbServer& which) : server(which), before(std::exchange(which.busy_, true)) {
+      if (server.watching_) server.watching_.set_interest(0);
+    }
+    ~Scope() {
+      server.busy_ = before;
+      if (!before && server.watching_) server.watching_.set_interest(server.interest());
+    }
+    GdbServer& server;
+    bool before;
+  };
+  const Scope scope(*this);
+  return work();
+}
+
+EventLoop::Events GdbServer::interest() const {
+  // What the client does not take now goes out when it does; a client that is gone is noticed by reading.
+  return unsent_.empty() ? EventLoop::kReadable
+                         : static_cast<EventLoop::Events>(EventLoop::kReadable | EventLoop::kWritable);
+}
+
+void GdbServer::pause() {
+  undisturbed([this] { deps_.machine.pause(); });
+}
+
 void GdbServer::accept() {
   auto client = listener_->accept();
   if (!client || !*client) return;
-  if (session_) {
+  if (session_ || busy_) {
     deps_.log.warning("gdb server: a second debugger was turned away");
     return;
   }
+  // gdb expects a machine that stands still when it connects.
+  undisturbed([this] { deps_.machine.pause(); });
   client_ = std::move(**client);
   host::set_no_delay(client_.get());
   auto watch = deps_.loop.watch(client_.get(), EventLoop::kReadable, [this](EventLoop::Events) { readable(); });
   if (!watch) {
     client_ = {};
+    deps_.machine.resume();
     return;
   }
   watching_ = std::move(*watch);
-  // gdb expects a machine that stands still when it connects.
-  deps_.machine.pause();
   session_ = std::make_unique<GdbSession>(*this, [this](std::string_view bytes) { send(bytes); });
 }
 
@@ -56,6 +86,7 @@ void GdbServer::drop_client() {
 }
 
 void GdbServer::readable() {
+  if (busy_) return;  // the client has gone, say; there is time for that afterwards
   std::array<std::uint8_t, 4096> bytes;
   if (!unsent_.empty()) send({});
   for (;;) {
@@ -74,9 +105,7 @@ void GdbServer::send(std::string_view bytes) {
     if (done <= 0) break;
     unsent_.erase(0, static_cast<std::size_t>(done));
   }
-  // What the client does not take now goes out when it does; a client that is gone is noticed by reading.
-  watching_.set_interest(unsent_.empty() ? EventLoop::kReadable
-                                         : static_cast<EventLoop::Events>(EventLoop::kReadable | EventLoop::kWritable));
+  watching_.set_interest(busy_ ? EventLoop::Events{0} : interest());
 }
 
 Status GdbServer::apply(std::optional<unsigned> step) {
@@ -101,7 +130,7 @@ void GdbServer::resume(std::optional<unsigned> step) {
 
 void GdbServer::detach() {
   // The session is on the call stack: it goes when the stack is unwound.
-  deps_.loop.post([this] { drop_client(); });
+  deps_.loop.post([this] { busy_ ? detach() : drop_client(); });
 }
 
 bool GdbServer::take(const machine::MachineEvent& event) {
@@ -126,7 +155,7 @@ bool GdbServer::take(const machine::MachineEvent& event) {
     default: return false;
   }
   stepping_.reset();
-  deps_.machine.pause();
+  pause();
   (void)apply(std::nullopt);
   session_->stopped(stop);
   return true;
@@ -134,8 +163,14 @@ bool GdbServer::take(const machine::MachineEvent& event) {
 
 std::optional<std::string> GdbServer::command(std::string_view line) {
   if (line == "reset") {
-    const auto done = deps_.machine.reset();
+    const auto done = undisturbed([this] { return deps_.machine.reset(); });
     return done ? "machine reset\n" : done.error().text() + "\n";
+  }
+  if (line == "accelerator") return fmt::format("{}\n", deps_.machine.accelerator_name());
+  if (line.starts_with("accelerator ")) {
+    const auto done = undisturbed([&] { return deps_.machine.set_accelerator(std::string(line.substr(12))); });
+    return done ? fmt::format("the machine runs on {} now\n", deps_.machine.accelerator_name())
+                : done.error().text() + "\n";
   }
   if (line == "power") {
     deps_.machine.press_power_button();

@@ -38,6 +38,7 @@ class GdbServer final : public GdbTarget {
   explicit GdbServer(Deps deps) : deps_(std::move(deps)) {}
   void accept();
   void readable();
+  host::EventLoop::Events interest() const;
   void send(std::string_view bytes);
   void drop_client();
 
@@ -50,11 +51,14 @@ class GdbServer final : public GdbTarget {
   }
   Status set_breakpoints(const cpu::DebugRequest& request) override;
   void resume(std::optional<unsigned> step) override;
-  void pause() override { deps_.machine.pause(); }
+  void pause() override;
   void detach() override;
   void kill() override { deps_.kill(); }
   std::optional<std::string> command(std::string_view line) override;
   Status apply(std::optional<unsigned> step);
+  /// For what runs the loop meanwhile: the client's next packet must not come in the midst of this one.
+  template <class Work>
+  auto undisturbed(Work&& work);
 
   Deps deps_;
   std::optional<host::Listener> listener_;
@@ -62,6 +66,7 @@ class GdbServer final : public GdbTarget {
   host::UniqueFd client_;
   host::EventLoop::Watch watching_;
   std::string unsent_;
+  bool busy_ = false;  ///< inside undisturbed()
   std::unique_ptr<GdbSession> session_;
   cpu::DebugRequest request_;
   std::optional<unsigned> stepping_;

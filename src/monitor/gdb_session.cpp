@@ -252,7 +252,7 @@ void GdbSession::query(std::string_view body) {
     } else if (auto answer = target_.command(line)) {
       text = std::move(*answer);
     } else {
-      text = "commands: physical on|off, symbol NAME, registers, reset, power\n";
+      text = "commands: physical on|off, symbol NAME, registers, reset, power, accelerator [NAME]\n";
     }
     return reply(to_hex({reinterpret_cast<const std::uint8_t*>(text.data()), text.size()}));
   }

@@ -5,7 +5,8 @@
     test_kvm.py --husk PROGRAM --images DIRECTORY [--unit PROGRAM] [--qemu PROGRAM] [--here] LANE
 
 Lanes: `ring0` runs the ring-0 images; `machine` runs the accelerator's own tests and boots Debian's cloud kernel with each
-number of CPUs in --cpus (1 and 2), and stops one again and again with its CPU state written back.
+number of CPUs in --cpus (1 and 2), and stops one again and again with its CPU state written back; `moves` carries a running
+one from KVM to husk's own CPUs and back, --moves times.
 --here uses this host's /dev/kvm and not the bed. Exit status 0: passed; 77: something that the test needs is missing.
 """
 import argparse
@@ -19,6 +20,7 @@ import sys
 TOP = pathlib.Path(__file__).resolve().parents[2]
 BED = TOP / "tests/kvm/bed.py"
 STOP_AND_GO = TOP / "tests/kvm/stop_and_go.py"
+TEST_MOVES = TOP / "tests/guest/moves/test_moves.py"
 RUN_IMAGES = TOP / "tests/guest/ring0/run_images.py"
 SKIPPED = 77
 KERNEL = TOP / ".cache/guest/cloud/vmlinuz"
@@ -100,15 +102,26 @@ def machine(lane):
             check_boot(lane, int(part.split()[1]), code, part)
 
 
+def moves(lane):
+    status, output = lane.command(
+        ["python3", str(TEST_MOVES), "--husk", lane.options.husk, "--load", os.path.abspath(lane.options.load), "--cpu", lane.cpu,
+         "--route", "kvm,jit,kvm,interp", "--moves", str(lane.options.moves), "--timeout", str(240 + 10 * lane.options.moves)],
+        400 + 10 * lane.options.moves)
+    lane.expect(status == 0, f"a running Linux is carried {lane.options.moves} times", output)
+    print("\n".join(output.splitlines()[:3]))
+
+
 def main():
     parser = argparse.ArgumentParser(description="Tests of husk on KVM.")
     parser.add_argument("--husk", required=True)
-    parser.add_argument("--images", type=pathlib.Path, required=True)
+    parser.add_argument("--images", type=pathlib.Path, default=pathlib.Path())
+    parser.add_argument("--load", help="the program of tests/guest/moves")
+    parser.add_argument("--moves", type=int, default=4)
     parser.add_argument("--unit", help="the program accel_kvm_test")
     parser.add_argument("--qemu", default="qemu-system-x86_64")
     parser.add_argument("--here", action="store_true")
     parser.add_argument("--cpus", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("lane", choices=("ring0", "machine"))
+    parser.add_argument("lane", choices=("ring0", "machine", "moves"))
     options = parser.parse_args()
     if not KERNEL.exists():
         print("SKIPPED: no Debian kernel; run tools/fetch-guest")
@@ -119,7 +132,7 @@ def main():
     options.husk = os.path.abspath(options.husk)
     options.images = options.images.resolve()
     lane = Lane(options)
-    {"ring0": ring0, "machine": machine}[options.lane](lane)
+    {"ring0": ring0, "machine": machine, "moves": moves}[options.lane](lane)
     print("failed: " + "; ".join(lane.failures) if lane.failures else "passed")
     return 1 if lane.failures else 0
 

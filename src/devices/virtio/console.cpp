@@ -60,7 +60,18 @@ Console::~Console() {
 }
 
 void Console::start() {
-  for (std::size_t port = 0; port < ports_.size(); ++port) update_credit(port);
+  const bool was_stopped = std::exchange(stopped_, false);
+  for (std::size_t port = 0; port < ports_.size(); ++port) {
+    update_credit(port);
+    // The backend may have said meanwhile that it can take more, and says it once.
+    if (was_stopped) transmit(port);
+  }
+}
+
+void Console::quiesce(std::function<void()> done) {
+  stopped_ = true;
+  take_no_input();
+  Base::quiesce(std::move(done));
 }
 
 void Console::device_reset() {
@@ -131,7 +142,7 @@ void Console::handle_queue(unsigned index) {
 
 void Console::update_credit(std::size_t port) {
   core::CharBackend* const backend = ports_[port].backend;
-  if (!backend) return;
+  if (!backend || stopped_) return;
   const unsigned index = receive_queue(port);
   std::size_t credit = 0;
   if (driver_ok() && usable(index)) {
@@ -163,6 +174,7 @@ void Console::receive(std::size_t port, std::span<const std::uint8_t> data) {
 }
 
 void Console::transmit(std::size_t port) {
+  if (stopped_) return;
   const unsigned index = receive_queue(port) + 1;
   drain_queue(index, [&](Chain& chain) {
     core::CharBackend* const backend = ports_[port].backend;

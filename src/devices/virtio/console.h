@@ -63,6 +63,8 @@ class Console final : public Base<ConsoleState> {
   ~Console() override;
 
   void start() override;
+  /// Nothing is taken from the guest or given to it until start().
+  void quiesce(std::function<void()> done) override;
   /// The terminal of port 0 has changed its size.
   void resize(std::uint16_t columns, std::uint16_t rows);
 
@@ -88,6 +90,7 @@ class Console final : public Base<ConsoleState> {
 
   std::vector<Port> ports_;
   Config config_;
+  bool stopped_ = false;  ///< between quiesce() and start()
 };
 
 }  // namespace husk::devices::virtio

@@ -91,6 +91,24 @@ TEST_F(ConsoleTest, AWriteWaitsForAFullBackend) {
   EXPECT_EQ(first.output, "xy");
 }
 
+TEST_F(ConsoleTest, NothingIsTakenOrGivenWhileTheMachineIsStopped) {
+  make(VirtioDriver::kVersion1 | 1);
+  buffer(0, 64);
+  first.room = 0;
+  const VirtioDriver::Part part{driver.place(Bytes{'x', 'y'}), 2, false};
+  driver.add(1, {&part, 1});
+  driver.kick(1);
+  console->quiesce([] {});
+  EXPECT_EQ(first.deliver("early"), 0u);
+  first.make_writable(100);
+  EXPECT_FALSE(driver.used(0));
+  EXPECT_FALSE(driver.used(1));
+  console->start();
+  EXPECT_TRUE(driver.used(1)) << "the backend had said that it can take more";
+  EXPECT_EQ(first.output, "xy");
+  EXPECT_EQ(first.deliver("late"), 4u);
+}
+
 TEST_F(ConsoleTest, WhatABackendTookInPartIsNotSentTwice) {
   make();
   first.room = 3;

@@ -96,6 +96,16 @@ void Net::device_reset() {
   if (backend_) backend_->set_receive_offloads({});
 }
 
+void Net::start() {
+  stopped_ = false;
+  if (backend_) backend_->ready_to_receive();
+}
+
+void Net::quiesce(std::function<void()> done) {
+  stopped_ = true;
+  Base::quiesce(std::move(done));
+}
+
 void Net::activated() {
   if (!backend_) return;
   tell_backend();
@@ -237,6 +247,7 @@ bool Net::receive(std::span<const std::uint8_t> frame, const core::NetOffload& o
   // What nobody can take is gone, as on a wire; only a lack of buffers holds it back.
   if (!driver_ok() || !state_.link_up || frame.size() < kEthernet || frame.size() > kMostFrame || !wanted(frame))
     return true;
+  if (stopped_) return false;
   if (offload.segmentation != core::NetOffload::Segmentation::none && !takes_segmented(offload)) {
     // As many as there is room for; TCP sends the others again.
     segment_tcp(frame, offload, [&](std::span<const std::uint8_t> segment) {

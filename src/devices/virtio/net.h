@@ -81,6 +81,9 @@ class Net final : public Base<NetState> {
   ~Net() override;
 
   void set_link(bool up);
+  void start() override;
+  /// Frames wait in the backend until start().
+  void quiesce(std::function<void()> done) override;
   /// Asks the driver to send its gratuitous packets (after a migration).
   void announce();
 
@@ -109,6 +112,7 @@ class Net final : public Base<NetState> {
   std::uint8_t control_offloads(std::uint8_t command, std::span<const std::uint8_t> data);
 
   core::NetBackend* backend_;
+  bool stopped_ = false;  ///< between quiesce() and start()
   Config config_;
   std::vector<std::uint8_t> frame_;
   std::vector<std::uint8_t> completed_;

@@ -135,6 +135,23 @@ TEST_F(NetTest, HoldsAFrameBackUntilThereIsRoom) {
   EXPECT_TRUE(driver.used(0));
 }
 
+TEST_F(NetTest, FramesWaitWhileTheMachineIsStopped) {
+  make(kModern);
+  receive_buffer(200);
+  driver.kick(0);
+  bool quiet = false;
+  net->quiesce([&] { quiet = true; });
+  EXPECT_TRUE(quiet);
+  const Bytes frame = frame_to(ours(), 100);
+  EXPECT_FALSE(wire.deliver(frame));
+  EXPECT_FALSE(driver.used(0)) << "guest memory stays as it is";
+  const unsigned before = wire.ready;
+  net->start();
+  EXPECT_GT(wire.ready, before);
+  EXPECT_TRUE(wire.deliver(frame));
+  EXPECT_TRUE(driver.used(0));
+}
+
 TEST_F(NetTest, FiltersByAddressAndVlan) {
   make(kModern);
   for (int i = 0; i < 8; ++i) receive_buffer(256);

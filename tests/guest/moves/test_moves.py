@@ -73,7 +73,7 @@ class Monitor(stop_and_go.Gdb):
 
 class Run:
     def __init__(self, options, directory):
-        self.options, self.stopped, self.longest = options, 0.0, 0.0
+        self.options, self.stopped, self.longest, self.where = options, 0.0, 0.0, options.route[0]
         self.log = os.path.join(directory, "log")
         self.gdb_path = os.path.join(directory, "gdb")
         disk = os.path.join(directory, "disk")
@@ -112,9 +112,9 @@ class Run:
                 raise RuntimeError(f"{what} did not come in {seconds} s")
             time.sleep(0.02)
 
-    def traffic(self, more, seconds=60):
+    def traffic(self, more):
         wanted = len(self.server.times) + more
-        self.wait_for(lambda: len(self.server.times) >= wanted, "network traffic", seconds)
+        self.wait_for(lambda: len(self.server.times) >= wanted, f"network traffic on {self.where}", self.options.patience)
 
     def stop_for(self, gdb, work):
         begin = time.monotonic()
@@ -149,6 +149,7 @@ class Run:
                 said = gdb.command("accelerator " + options.route[where])
                 if said != f"the machine runs on {options.route[where]} now\n":
                     raise RuntimeError(f"move {number} to {options.route[where]}: {said}")
+                self.where = f"{options.route[where]} after {number + 1} moves"
             self.stop_for(gdb, work)
         self.traffic(3)
         begin = time.monotonic()
@@ -177,6 +178,7 @@ def main():
     parser.add_argument("--moves", type=int, default=3)
     parser.add_argument("--pause-only", action="store_true")
     parser.add_argument("--timeout", type=int, default=280)
+    parser.add_argument("--patience", type=int, default=60, help="seconds in which the guest must send something")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.route = options.route.split(",")
@@ -188,7 +190,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         run = Run(options, directory)
         try:
-            run.wait_for(lambda: len(run.server.times) > 5, "the guest's load", 150)
+            run.wait_for(lambda: len(run.server.times) > 2, "the guest's load", 150)
             run.move()
             run.server.over.set()
             status = run.husk.wait(timeout=120)

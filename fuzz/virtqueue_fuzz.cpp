@@ -90,6 +90,17 @@ void run(Input input) {
       case 6: queue.disable_notifications(); break;
       case 7: {
         Chain chain;
+        if (what >= 128 && !held.empty()) {
+          // A buffer that comes back from a saved state, which may have been tampered with.
+          devices::virtio::HeldChain saved = queue.hold(held[what / 10 % held.size()]);
+          if (what & 1) saved.id = static_cast<std::uint16_t>(input.take(2));
+          if (what & 2) saved.slots = static_cast<std::uint16_t>(input.take(2));
+          if (what & 4) saved.readable = static_cast<std::uint32_t>(input.take(2));
+          if ((what & 8) && !saved.pieces.empty()) saved.pieces[0].address = input.take(8);
+          if ((what & 16) && !saved.pieces.empty()) saved.pieces[0].length = static_cast<std::uint32_t>(input.take(4));
+          if (queue.restore(saved, chain)) check_chain(machine, chain);
+          break;
+        }
         if (queue.pop(chain)) queue.unpop(chain);
         break;
       }

@@ -64,6 +64,16 @@ unsigned disk_count(const machine::MachineConfig& config) {
   }));
 }
 
+/// Disks, or CD-ROM drives, of SCSI controllers.
+unsigned scsi_count(const machine::MachineConfig& config, bool cdroms) {
+  std::ptrdiff_t count = 0;
+  for (const machine::VirtioConfig& device : config.virtio)
+    if (const auto* controller = std::get_if<machine::VirtioScsiConfig>(&device))
+      count += std::count_if(controller->units.begin(), controller->units.end(),
+                             [&](const machine::ScsiUnitConfig& unit) { return unit.cdrom == cdroms; });
+  return static_cast<unsigned>(count);
+}
+
 }  // namespace
 
 GuestCommand command_of_this_process() {
@@ -209,6 +219,9 @@ Result<std::vector<KernelModule>> CommandRun::find_modules(const machine::Machin
   if (!tree) return std::vector<KernelModule>{};
   std::vector<std::string_view> wanted = {"virtio_pci", "virtio_console", "virtiofs", "overlay"};
   if (disk_count(config) > 0) wanted.push_back("virtio_blk");
+  if (scsi_count(config, false) || scsi_count(config, true)) wanted.push_back("virtio_scsi");
+  if (scsi_count(config, false)) wanted.push_back("sd_mod");
+  if (scsi_count(config, true)) wanted.push_back("sr_mod");
   if (has_network(config)) wanted.push_back("virtio_net");
   if (std::any_of(config.virtio.begin(), config.virtio.end(), [](const machine::VirtioConfig& device) {
         return std::holds_alternative<machine::VirtioVsockConfig>(device);
@@ -260,6 +273,9 @@ std::string CommandRun::describe(const machine::MachineConfig& config, std::span
   if (!modules_place_.empty()) add("share", fmt::format("ro {} {}", kModulesTag, modules_place_));
   for (unsigned i = 0; i < std::min(disk_count(config), 26u); ++i)
     add("disk", fmt::format("vd{}", static_cast<char>('a' + i)));
+  for (unsigned i = 0; i < std::min(scsi_count(config, false), 26u); ++i)
+    add("disk", fmt::format("sd{}", static_cast<char>('a' + i)));
+  for (unsigned i = 0; i < std::min(scsi_count(config, true), 26u); ++i) add("disk", fmt::format("sr{}", i));
   if (has_user_network(config)) add("network", "10.0.2.15 10.0.2.2 10.0.2.3");
   if (terminal_) {
     winsize size{};

@@ -54,6 +54,7 @@ class Launch {
   Status read_kernel();
   Result<boot::LoadedGuest> load(mem::GuestMemory& memory, const machine::MicroBoard& board);
   Status wire_devices(machine::MachineOptions& machine);
+  void inherit_errors(machine::DiskErrorConfig& errors, const std::string& drive) const;
   machine::VirtioSpec virtio_spec(const machine::VirtioConfig& device);
   machine::CharBackendFactory chardev(const std::string& id);
   /// Ends the run when the kernel prints that it has panicked.
@@ -80,6 +81,7 @@ class Launch {
   const LaunchOptions& options_;
   Session& session_;
   bool ran_before_suspend_ = false;
+  bool io_stopped_ = false;  ///< by the error policy of a disk
   cpu::CpuModel model_;
   std::vector<std::uint8_t> kernel_;  ///< only until it is loaded, as modules_
   boot::FileStamp kernel_stamp_;
@@ -242,12 +244,32 @@ machine::CharBackendFactory Launch::watched(machine::CharBackendFactory inner) {
   };
 }
 
+void Launch::inherit_errors(machine::DiskErrorConfig& errors, const std::string& drive) const {
+  for (const machine::DriveConfig& one : config_.drives) {
+    if (one.id != drive) continue;
+    if (!errors.read) errors.read = one.errors.read;
+    if (!errors.write) errors.write = one.errors.write;
+  }
+}
+
 machine::VirtioSpec Launch::virtio_spec(const machine::VirtioConfig& device) {
   machine::VirtioSpec spec{.config = device};
   if (const auto* blk = std::get_if<machine::VirtioBlkConfig>(&device))
     spec.block = [this, id = blk->drive](mem::LockDomain& domain, const std::string&) {
       return outside_.attach_drive(id, domain);
     };
+  if (auto* blk = std::get_if<machine::VirtioBlkConfig>(&spec.config)) inherit_errors(blk->errors, blk->drive);
+  if (auto* scsi = std::get_if<machine::VirtioScsiConfig>(&spec.config))
+    for (machine::ScsiUnitConfig& unit : scsi->units) {
+      inherit_errors(unit.errors, unit.drive);
+      machine::BackendFactory<core::BlockBackend> factory;
+      // A CD-ROM drive never writes, so that its image may be shared and read-only.
+      if (!unit.drive.empty())
+        factory = [this, id = unit.drive, cdrom = unit.cdrom](mem::LockDomain& domain, const std::string&) {
+          return outside_.attach_drive(id, domain, cdrom);
+        };
+      spec.units.push_back(std::move(factory));
+    }
   if (const auto* net = std::get_if<machine::VirtioNetConfig>(&device); net && !net->netdev.empty()) {
     if (net->multi_queue) spec.net_queues = outside_.network_queues(net->netdev);
     spec.net = [this, id = net->netdev](mem::LockDomain& domain, const std::string&) {
@@ -506,6 +528,11 @@ void Launch::handle(const MachineEvent& event) {
       report(event, fmt::format("CPU {}: halted with interrupts off, and nothing can wake it", event.vcpu));
       return session_.end({.kind = Ending::Kind::triple_fault});
     case MachineEvent::Kind::debug: return machine_->resume();  // the debugger left while the stop was on its way
+    case MachineEvent::Kind::io_error:
+      io_stopped_ = true;
+      session_.log().error("{}; the machine stands still until husk gets SIGCONT (kill -CONT {})", event.cause,
+                           ::getpid());
+      return;
     case MachineEvent::Kind::failed:
       print_error(options_.program, event.error);
       return session_.end({.kind = Ending::Kind::failed});
@@ -524,6 +551,9 @@ Ending Launch::run() {
         if (command_) command_->channel().resume_terminal();
         if (ran_before_suspend_) machine_->resume();
       });
+  session_.on_continue([this] {
+    if (std::exchange(io_stopped_, false)) machine_->resume();
+  });
   if (!config_.start_paused)
     machine_->resume();
   else if (!gdb_)

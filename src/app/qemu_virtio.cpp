@@ -12,7 +12,7 @@ namespace {
 
 using machine::MachineConfig;
 
-constexpr std::array<std::string_view, 21> kNames = {"virtio-rng-pci",
+constexpr std::array<std::string_view, 25> kNames = {"virtio-rng-pci",
                                                      "virtio-blk-pci",
                                                      "virtio-net-pci",
                                                      "virtio-serial-pci",
@@ -30,6 +30,10 @@ constexpr std::array<std::string_view, 21> kNames = {"virtio-rng-pci",
                                                      "virtconsole",
                                                      "virtserialport",
                                                      "virtio-rng-pci-non-transitional",
+                                                     "virtio-scsi-pci",
+                                                     "virtio-scsi",
+                                                     "scsi-hd",
+                                                     "scsi-cd",
                                                      "virtio-blk-pci-non-transitional",
                                                      "virtio-net-pci-non-transitional",
                                                      "virtio-rng-pci-transitional"};
@@ -101,6 +105,22 @@ Status add_rng(MachineConfig& config, const Kind& kind, Properties& p) {
   return {};
 }
 
+/// QEMU's names; `auto` (and none given) is what the drive has.
+Result<std::optional<core::OnBlockError>> take_policy(Properties& p, std::string_view key, bool reads) {
+  static constexpr std::array<std::string_view, 4> kPolicies = {"report", "ignore", "stop", "enospc"};
+  const auto text = p.take(key);
+  if (!text || *text == "auto") return std::nullopt;
+  const auto found = std::find(kPolicies.begin(), kPolicies.end(), *text);
+  if (found == kPolicies.end() || (reads && *text == "enospc"))
+    return refuse(fmt::format("{} cannot have {}={}", p.what(), key, *text),
+                  fmt::format("choose report, ignore{} stop{}", reads ? " or" : ",", reads ? "" : " or enospc"));
+  return static_cast<core::OnBlockError>(found - kPolicies.begin());
+}
+Result<machine::DiskErrorConfig> take_errors(Properties& p) {
+  return machine::DiskErrorConfig{.read = HUSK_TRY(take_policy(p, "rerror", true)),
+                                  .write = HUSK_TRY(take_policy(p, "werror", false))};
+}
+
 Result<machine::VirtioBlkConfig> take_blk(Properties& p, const Kind& kind) {
   machine::VirtioBlkConfig device;
   device.place = HUSK_TRY(take_place(p, kind, true));
@@ -115,6 +135,7 @@ Result<machine::VirtioBlkConfig> take_blk(Properties& p, const Kind& kind) {
       narrow<std::uint32_t>(HUSK_TRY(p.take_number("physical_block_size", device.logical_block, 2 << 20)));
   device.min_io = narrow<std::uint32_t>(HUSK_TRY(p.take_number("min_io_size", 0, 65535)));
   device.opt_io = narrow<std::uint32_t>(HUSK_TRY(p.take_number("opt_io_size", 0, 0xffffffff)));
+  device.discard_granularity = narrow<std::uint32_t>(HUSK_TRY(p.take_number("discard_granularity", 0, 0x7fffffff)));
   device.discard = HUSK_TRY(p.take_bool("discard", true));
   device.write_zeroes = HUSK_TRY(p.take_bool("write-zeroes", true));
   if (const auto cache = p.take("write-cache"))
@@ -122,8 +143,7 @@ Result<machine::VirtioBlkConfig> take_blk(Properties& p, const Kind& kind) {
   HUSK_TRY(p.take_fixed("scsi", {"off"}));
   HUSK_TRY(p.take_fixed("config-wce", {"on"}));
   HUSK_TRY(p.take_fixed("share-rw", {"off"}));
-  HUSK_TRY(p.take_fixed("werror", {"report", "auto"}));
-  HUSK_TRY(p.take_fixed("rerror", {"report", "auto"}));
+  device.errors = HUSK_TRY(take_errors(p));
   static_cast<void>(p.take("bootindex"));
   static_cast<void>(p.take("iothread"));
   return device;
@@ -134,6 +154,130 @@ Status add_blk(MachineConfig& config, const Kind& kind, Properties& p) {
   if (device.drive.empty())
     return refuse("virtio-blk has no drive", "give drive=ID and -drive file=FILE,if=none,id=ID");
   config.virtio.emplace_back(std::move(device));
+  return {};
+}
+
+Result<machine::VirtioScsiConfig> take_scsi(Properties& p, const Kind& kind) {
+  machine::VirtioScsiConfig device;
+  device.place = HUSK_TRY(take_place(p, kind, true));
+  device.queues = narrow<unsigned>(HUSK_TRY(p.take_number("num_queues", 0, 1024)));
+  device.queue_size = narrow<std::uint16_t>(HUSK_TRY(p.take_number("virtqueue_size", device.queue_size, 1024)));
+  device.max_sectors = narrow<std::uint32_t>(HUSK_TRY(p.take_number("max_sectors", device.max_sectors, 0xffffffff)));
+  device.commands_per_unit =
+      narrow<std::uint32_t>(HUSK_TRY(p.take_number("cmd_per_lun", device.commands_per_unit, 0xffffffff)));
+  if (device.max_sectors == 0 || device.commands_per_unit == 0)
+    return refuse("virtio-scsi cannot have max_sectors=0 or cmd_per_lun=0", "leave them out");
+  HUSK_TRY(p.take_fixed("hotplug", {"on"}));
+  HUSK_TRY(p.take_fixed("param_change", {"on"}));
+  HUSK_TRY(p.take_fixed("t10_pi", {"off"}));
+  static_cast<void>(p.take("iothread"));
+  return device;
+}
+
+bool is_taken(const machine::VirtioScsiConfig& controller, unsigned target, unsigned lun) {
+  return std::any_of(controller.units.begin(), controller.units.end(),
+                     [&](const auto& unit) { return unit.target == target && unit.lun == lun; });
+}
+
+/// Where the unit is, and as in QEMU the first place that is free where nothing is said.
+Status place_unit(machine::VirtioScsiConfig& controller, machine::ScsiUnitConfig unit,
+                  std::optional<std::uint64_t> target, std::optional<std::uint64_t> lun) {
+  unit.target = narrow<unsigned>(target.value_or(0));
+  unit.lun = narrow<unsigned>(lun.value_or(0));
+  if (!target)
+    while (unit.target < 255 && is_taken(controller, unit.target, unit.lun)) ++unit.target;
+  else if (!lun)
+    while (unit.lun < 16383 && is_taken(controller, unit.target, unit.lun)) ++unit.lun;
+  if (is_taken(controller, unit.target, unit.lun))
+    return refuse(fmt::format("SCSI id {}, LUN {} is taken", unit.target, unit.lun), "give another scsi-id or lun");
+  controller.units.push_back(std::move(unit));
+  return {};
+}
+
+Result<std::uint64_t> take_wwn(Properties& p) {
+  const auto text = p.take("wwn");
+  if (!text) return 0;
+  std::string digits = *text;
+  if (digits.starts_with("0x")) digits.erase(0, 2);
+  if (digits.empty() || digits.size() > 16 || digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos)
+    return refuse(fmt::format("'{}' is no world-wide name", *text), "write 16 hexadecimal digits: 0x5000c50015ea71ac");
+  return std::stoull(digits, nullptr, 16);
+}
+
+Result<std::optional<std::uint64_t>> take_optional(Properties& p, std::string_view key, std::uint64_t most) {
+  if (const auto text = p.take(key)) {
+    auto number = machine::parse_number(*text, most);
+    if (!number) return std::unexpected(std::move(number).error().within(fmt::format("{}: {}", p.what(), key)));
+    return *number;
+  }
+  return std::nullopt;
+}
+
+/// A text that INQUIRY has room for.
+Result<std::string> take_name(Properties& p, std::string_view key, std::size_t most) {
+  std::string text = p.take(key).value_or("");
+  if (text.size() > most)
+    return refuse(fmt::format("{}: {}={} is longer than {} bytes", p.what(), key, text, most), "give a shorter one");
+  return text;
+}
+
+Status add_scsi_unit(MachineConfig& config, bool cdrom, Properties& p) {
+  machine::ScsiUnitConfig unit;
+  unit.cdrom = cdrom;
+  unit.id = p.take("id").value_or("");
+  unit.drive = p.take("drive").value_or("");
+  unit.serial = HUSK_TRY(take_name(p, "serial", 36));
+  unit.vendor = HUSK_TRY(take_name(p, "vendor", 8));
+  unit.product = HUSK_TRY(take_name(p, "product", 16));
+  unit.revision = HUSK_TRY(take_name(p, "ver", 4));
+  unit.name = HUSK_TRY(take_name(p, "device_id", 64));
+  unit.wwn = HUSK_TRY(take_wwn(p));
+  HUSK_TRY(p.take_fixed("channel", {"0"}));
+  HUSK_TRY(p.take_fixed("share-rw", {"off"}));
+  static_cast<void>(p.take("bootindex"));
+  const auto target = HUSK_TRY(take_optional(p, "scsi-id", 255));
+  const auto lun = HUSK_TRY(take_optional(p, "lun", 16383));
+  unit.errors = HUSK_TRY(take_errors(p));
+  if (cdrom) {
+    unit.logical_block = unit.physical_block = 2048;
+    HUSK_TRY(p.take_fixed("logical_block_size", {"2048"}));
+    HUSK_TRY(p.take_fixed("physical_block_size", {"2048"}));
+  } else {
+    unit.logical_block = narrow<std::uint32_t>(HUSK_TRY(p.take_number("logical_block_size", 512, 32768)));
+    unit.physical_block =
+        narrow<std::uint32_t>(HUSK_TRY(p.take_number("physical_block_size", unit.logical_block, 32768)));
+    unit.min_io = narrow<std::uint32_t>(HUSK_TRY(p.take_number("min_io_size", 0, 0x7fffffff)));
+    unit.opt_io = narrow<std::uint32_t>(HUSK_TRY(p.take_number("opt_io_size", 0, 0x7fffffff)));
+    unit.discard_granularity = narrow<std::uint32_t>(HUSK_TRY(p.take_number("discard_granularity", 0, 0x7fffffff)));
+    unit.rotation_rate = narrow<std::uint16_t>(HUSK_TRY(p.take_number("rotation_rate", 0, 65534)));
+    unit.removable = HUSK_TRY(p.take_bool("removable", false));
+    unit.dpo_fua = HUSK_TRY(p.take_bool("dpofua", true));
+    if (const auto cache = p.take("write-cache"))
+      if (*cache != "auto") unit.writeback = HUSK_TRY(machine::parse_bool(*cache));
+    if (unit.drive.empty()) return refuse("scsi-hd has no drive", "give drive=ID and -drive file=FILE,if=none,id=ID");
+  }
+  // "ID.0" of the controller; without it, the last one.
+  std::string bus = p.take("bus").value_or("");
+  if (bus.ends_with(".0")) bus.resize(bus.size() - 2);
+  for (auto device = config.virtio.rbegin(); device != config.virtio.rend(); ++device) {
+    auto* controller = std::get_if<machine::VirtioScsiConfig>(&*device);
+    if (controller && (bus.empty() || controller->place.id == bus))
+      return place_unit(*controller, std::move(unit), target, lun);
+  }
+  if (!bus.empty())
+    return refuse(fmt::format("{}: there is no SCSI controller '{}'", p.what(), bus),
+                  fmt::format("give -device virtio-scsi-pci,id={} before it", bus));
+  return refuse(fmt::format("{}: there is no SCSI controller", p.what()), "give -device virtio-scsi-pci before it");
+}
+
+/// For husk run, which makes the controller of a unit itself.
+Status add_unit_of_run(MachineConfig& config, machine::ScsiUnitConfig unit) {
+  for (machine::VirtioConfig& device : config.virtio)
+    if (auto* controller = std::get_if<machine::VirtioScsiConfig>(&device))
+      return place_unit(*controller, std::move(unit), {}, {});
+  machine::VirtioScsiConfig controller;
+  controller.units.push_back(std::move(unit));
+  config.virtio.emplace_back(std::move(controller));
   return {};
 }
 
@@ -296,9 +440,8 @@ Result<std::string> checked_format(std::string format) {
 }
 
 /// -blockdev's two levels (format over file, or file alone) from flat keys.
-Status add_blockdev(MachineConfig& config, Properties& p) {
+Status add_blockdev(MachineConfig& config, const std::string& driver, Properties& p) {
   machine::DriveConfig drive;
-  const std::string driver = p.take("driver").value_or("");
   drive.id = p.take("node-name").value_or("");
   const bool file_level = driver == "file" || driver == "host_device";
   const std::string prefix = file_level ? "" : "file.";
@@ -314,6 +457,8 @@ Status add_blockdev(MachineConfig& config, Properties& p) {
       return refuse(fmt::format("-blockdev: there is no node '{}'", *by_name), "give the -blockdev of the file first");
     const std::string id = drive.id;
     const std::string format = drive.format;
+    if (!below->injected.empty())
+      return refuse("-blockdev: blkdebug goes over a format, not below it", "give the format its file directly");
     drive = *below;
     drive.id = id;
     drive.format = format;
@@ -346,6 +491,11 @@ std::span<const std::string_view> virtio_device_names() { return kNames; }
 
 std::string virtio_device_help() {
   return "virtio-blk-pci,drive=ID[,serial=TEXT][,num-queues=N][,queue-size=N][,write-cache=on|off]   a disk\n"
+         "virtio-scsi-pci[,num_queues=N][,virtqueue_size=N]   a SCSI controller\n"
+         "scsi-hd,drive=ID[,bus=ID.0][,scsi-id=N][,lun=N][,serial=TEXT][,wwn=HEX][,rotation_rate=N]   a disk on it\n"
+         "scsi-cd[,drive=ID][,bus=ID.0][,scsi-id=N][,lun=N]   a CD-ROM drive on it\n"
+         "  all disks: [,logical_block_size=N][,physical_block_size=N][,rerror=ACTION][,werror=ACTION]; ACTION is\n"
+         "  report, ignore, stop or (werror) enospc\n"
          "virtio-net-pci,netdev=ID[,mac=ADDRESS][,host_mtu=BYTES][,mq=on][,csum=off|gso=off|mrg_rxbuf=off|...]   a "
          "network card\n"
          "virtio-rng-pci[,max-bytes=N,period=MS]   random numbers\n"
@@ -365,6 +515,10 @@ Result<bool> add_virtio_device(MachineConfig& config, std::string_view driver, P
     HUSK_TRY(add_rng(config, kind, properties));
   else if (kind.name == "virtio-blk")
     HUSK_TRY(add_blk(config, kind, properties));
+  else if (kind.name == "virtio-scsi")
+    config.virtio.emplace_back(HUSK_TRY(take_scsi(properties, kind)));
+  else if (driver == "scsi-hd" || driver == "scsi-cd")
+    HUSK_TRY(add_scsi_unit(config, driver == "scsi-cd", properties));
   else if (kind.name == "virtio-net")
     config.virtio.emplace_back(HUSK_TRY(take_net(properties, kind)));
   else if (kind.name == "virtio-serial")
@@ -390,11 +544,39 @@ Result<bool> add_virtio_device(MachineConfig& config, std::string_view driver, P
   return true;
 }
 
+Status add_run_disk(MachineConfig& config, std::string_view text, bool cdrom) {
+  // What is its own is taken first; the rest is as for -drive.
+  std::string rest, bus = "virtio", serial;
+  for (const machine::OptionPart& part : machine::split_option(text)) {
+    if (part.key == "bus" || (part.key == "serial" && part.value.size() <= 36)) {
+      (part.key == "bus" ? bus : serial) = part.value;
+      continue;
+    }
+    std::string value = part.value;
+    for (std::size_t at = 0; (at = value.find(',', at)) != std::string::npos; at += 2) value.insert(at, ",");
+    rest += fmt::format("{}{}={}", rest.empty() ? "" : ",", part.key, value);
+  }
+  if (bus != "virtio" && bus != "scsi")
+    return refuse(fmt::format("there is no bus '{}' for disks", bus), "choose virtio or scsi");
+  if (bus == "virtio" && !cdrom) return add_drive_option(config, rest + (serial.empty() ? "" : ",serial=" + serial));
+  const std::string id = fmt::format("scsi{}", config.drives.size());
+  HUSK_TRY(add_drive_option(config, fmt::format("{},if=none,id={}{}", rest, id, cdrom ? ",media=cdrom" : "")));
+  machine::ScsiUnitConfig unit;
+  unit.cdrom = cdrom;
+  unit.drive = id;
+  unit.serial = serial;
+  if (cdrom) unit.logical_block = unit.physical_block = 2048;
+  return add_unit_of_run(config, std::move(unit));
+}
+
 Status add_drive_option(MachineConfig& config, std::string_view text) {
   Properties p(text, "", "-drive");
   machine::DriveConfig drive;
   drive.file = p.take("file").value_or("");
   const std::string interface = p.take("if").value_or("virtio");
+  if (interface == "scsi")
+    return refuse("-drive if=scsi makes no controller",
+                  "give if=none,id=ID with -device virtio-scsi-pci and -device scsi-hd,drive=ID");
   if (interface != "virtio" && interface != "none")
     return refuse(fmt::format("-drive cannot have if={}", interface), "husk has if=virtio and if=none");
   drive.id = p.take("id").value_or(fmt::format("{}{}", interface, config.drives.size()));
@@ -403,10 +585,18 @@ Status add_drive_option(MachineConfig& config, std::string_view text) {
   drive.read_only = HUSK_TRY(p.take_bool("readonly", HUSK_TRY(p.take_bool("read-only", false))));
   drive.snapshot = HUSK_TRY(p.take_bool("snapshot", false));
   if (const auto discard = p.take("discard")) drive.discard = *discard != "ignore" && *discard != "off";
-  HUSK_TRY(p.take_fixed("media", {"disk"}));
+  const std::string media = p.take("media").value_or("disk");
+  if (media != "disk" && media != "cdrom")
+    return refuse(fmt::format("-drive cannot have media={}", media), "husk has media=disk and media=cdrom");
+  if (media == "cdrom") {
+    // QEMU's CD-ROM drive of an IDE controller, which this board lacks.
+    if (interface != "none")
+      return refuse("-drive: husk has CD-ROM drives on a SCSI controller only",
+                    "give if=none,id=ID with -device virtio-scsi-pci and -device scsi-cd,drive=ID");
+    drive.read_only = true;
+  }
   HUSK_TRY(p.take_fixed("aio", {"threads", "io_uring", "native"}));
-  HUSK_TRY(p.take_fixed("werror", {"report"}));
-  HUSK_TRY(p.take_fixed("rerror", {"report"}));
+  drive.errors = HUSK_TRY(take_errors(p));
   const auto disks = static_cast<std::uint64_t>(std::count_if(
       config.virtio.begin(), config.virtio.end(),
       [](const machine::VirtioConfig& one) { return std::holds_alternative<machine::VirtioBlkConfig>(one); }));
@@ -426,10 +616,61 @@ Status add_drive_option(MachineConfig& config, std::string_view text) {
   return {};
 }
 
+/// The names of iotype.N, or all of them (QEMU's BlkdebugInjectErrorOptions).
+Status take_injected(Properties& p, std::vector<machine::InjectedError>& injected) {
+  for (unsigned i = 0;; ++i) {
+    const std::string prefix = fmt::format("inject-error.{}.", i);
+    const auto event = p.take(prefix + "event");
+    if (!event) return {};
+    if (*event != "none" && *event != "read_aio" && *event != "write_aio" && *event != "flush_to_disk")
+      return refuse(fmt::format("blkdebug has no event '{}'", *event),
+                    "husk has none, read_aio, write_aio and flush_to_disk");
+    machine::InjectedError one{
+        .reads = *event == "read_aio", .writes = *event == "write_aio", .flushes = *event == "flush_to_disk"};
+    unsigned kinds = 0;
+    for (;; ++kinds) {
+      const auto kind = p.take(fmt::format("{}iotype.{}", prefix, kinds));
+      if (!kind) break;
+      if (*event != "none") return refuse("blkdebug: iotype wants event=none", "give event=none");
+      if (*kind == "read")
+        one.reads = true;
+      else if (*kind == "write")
+        one.writes = true;
+      else if (*kind == "flush")
+        one.flushes = true;
+      else
+        return refuse(fmt::format("blkdebug has no iotype '{}'", *kind), "husk has read, write and flush");
+    }
+    if (*event == "none" && kinds == 0) one.reads = one.writes = one.flushes = true;
+    one.error = narrow<int>(HUSK_TRY(p.take_number(prefix + "errno", 5, 4095)));
+    if (one.error == 0) return refuse("blkdebug: errno 0 is no error", "give errno=5 for EIO");
+    one.sector = HUSK_TRY(take_optional(p, prefix + "sector", ~std::uint64_t{0} / 512));
+    one.once = HUSK_TRY(p.take_bool(prefix + "once", false));
+    HUSK_TRY(p.take_fixed(prefix + "immediately", {"on", "off"}));
+    injected.push_back(one);
+  }
+}
+
+Status add_blkdebug(MachineConfig& config, Properties& p) {
+  const std::string id = p.take("node-name").value_or("");
+  const std::string image = p.take("image").value_or("");
+  const auto below =
+      std::find_if(config.drives.begin(), config.drives.end(), [&](const auto& one) { return one.id == image; });
+  if (id.empty()) return refuse("-blockdev has no node-name", "give node-name=ID");
+  if (below == config.drives.end())
+    return refuse(fmt::format("-blockdev: there is no node '{}'", image), "give the -blockdev of the image first");
+  below->id = id;
+  return take_injected(p, below->injected);
+}
+
 Status add_blockdev_option(MachineConfig& config, const std::string& text) {
   const std::string flat = HUSK_TRY(flat_properties(text, "-blockdev"));
   Properties p(flat, "driver", "-blockdev");
-  HUSK_TRY(add_blockdev(config, p));
+  const std::string driver = p.take("driver").value_or("");
+  if (driver == "blkdebug")
+    HUSK_TRY(add_blkdebug(config, p));
+  else
+    HUSK_TRY(add_blockdev(config, driver, p));
   return p.finish();
 }
 

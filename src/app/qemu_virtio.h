@@ -18,6 +18,8 @@ std::string virtio_device_help();
 
 /// -drive: with if=virtio (or none given) the disk's device too.
 Status add_drive_option(machine::MachineConfig& config, std::string_view text);
+/// husk run's --disk and --cdrom: "file=FILE", what -drive takes, bus=virtio|scsi and serial=TEXT.
+Status add_run_disk(machine::MachineConfig& config, std::string_view text, bool cdrom);
 /// -blockdev, in QEMU's dotted form or as JSON.
 Status add_blockdev_option(machine::MachineConfig& config, const std::string& text);
 /// -fsdev local,id=ID,path=DIR[,readonly=on]

@@ -22,7 +22,7 @@ struct Written {
   std::string kernel, memory, cpus, cpu, initrd, append, firmware, console, rtc_base, rtc_clock, gdb, trace, timeout;
   std::string log_file, pid_file, name, exec, accelerators;
   std::string modules_directory, overlay, directory;
-  std::vector<std::string> modules, serials, chardevs, devices, disks, networks, ports, vsocks;
+  std::vector<std::string> modules, serials, chardevs, devices, disks, cdroms, networks, ports, vsocks;
   std::vector<std::string> writable, shares, passed;
   bool no_initrd = false, guest_decompress = false, paused = false, no_reboot = false, quiet = false;
   bool guest_errors = false, statistics = false, perf_map = false;
@@ -63,7 +63,10 @@ std::unique_ptr<CLI::App> make_parser(Written& written) {
       ->type_name("NAME,...")
       ->group(machine);
   app->add_option("--disk", written.disks,
-                  "FILE[,format=raw|qcow2][,readonly=on][,snapshot=on][,cache=MODE]: a virtio disk")
+                  "FILE[,format=raw|qcow2][,readonly=on][,snapshot=on][,cache=MODE][,bus=virtio|scsi]: a disk")
+      ->type_name("FILE")
+      ->group(machine);
+  app->add_option("--cdrom", written.cdroms, "FILE[,format=raw|qcow2]: a CD-ROM drive with this disc, on a SCSI bus")
       ->type_name("FILE")
       ->group(machine);
   app->add_option("--net", written.networks,
@@ -202,9 +205,11 @@ Status apply_accelerators(MachineConfig& config, std::string_view list) {
 }
 
 /// The file's name first, and then what -drive takes.
-Status add_disk(MachineConfig& config, const std::string& text) {
-  if (text.empty() || text[0] == ',') return refuse("the disk has no file", "write --disk FILE");
-  return add_drive_option(config, text.starts_with("file=") ? text : "file=" + text);
+Status add_disk(MachineConfig& config, const std::string& text, bool cdrom) {
+  if (text.empty() || text[0] == ',')
+    return refuse(fmt::format("the {} has no file", cdrom ? "disc" : "disk"),
+                  fmt::format("write --{} FILE", cdrom ? "cdrom" : "disk"));
+  return add_run_disk(config, text.starts_with("file=") ? text : "file=" + text, cdrom);
 }
 
 /// "[udp:][ADDRESS:]HOSTPORT:GUESTPORT" as the rule that -netdev takes. Only the host itself gets in if nothing is
@@ -257,7 +262,8 @@ Status apply_machine(MachineConfig& config, const Written& written) {
   if (!written.accelerators.empty()) HUSK_TRY(apply_accelerators(config, written.accelerators));
   for (const std::string& text : written.chardevs) HUSK_TRY(of("--chardev", add_chardev_option(config, text)));
   for (const std::string& text : written.devices) HUSK_TRY(of("--device", add_device_option(config, text)));
-  for (const std::string& text : written.disks) HUSK_TRY(of("--disk", add_disk(config, text)));
+  for (const std::string& text : written.disks) HUSK_TRY(of("--disk", add_disk(config, text, false)));
+  for (const std::string& text : written.cdroms) HUSK_TRY(of("--cdrom", add_disk(config, text, true)));
   HUSK_TRY(apply_network(config, written));
   for (const std::string& text : written.vsocks) HUSK_TRY(of("--vsock", add_run_vsock(config, text)));
   if (!written.rtc_base.empty()) config.rtc = HUSK_TRY(of("--rtc", machine::parse_rtc_base(written.rtc_base)));

@@ -50,10 +50,10 @@ Result<std::unique_ptr<Session>> Session::create(const machine::MachineConfig& c
   ::signal(SIGPIPE, SIG_IGN);
   Session* self = session.get();
   const auto signalled = [self](int signal) { self->signalled(signal); };
-  session->signals_.emplace(
-      HUSK_TRY(config.debug_log.statistics
-                   ? host::SignalWatch::create(*session->loop_, {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGUSR1}, signalled)
-                   : host::SignalWatch::create(*session->loop_, {SIGINT, SIGTERM, SIGHUP, SIGTSTP}, signalled)));
+  session->signals_.emplace(HUSK_TRY(
+      config.debug_log.statistics
+          ? host::SignalWatch::create(*session->loop_, {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGUSR1}, signalled)
+          : host::SignalWatch::create(*session->loop_, {SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT}, signalled)));
   if (!config.pid_file.empty()) session->pid_file_.emplace(HUSK_TRY(host::PidFile::create(config.pid_file)));
   session->chardevs_.emplace(HUSK_TRY(chardev::ChardevSet::create(
       *session->loop_, config.chardevs,
@@ -92,6 +92,10 @@ void Session::signalled(int signal) {
     // Here again after SIGCONT.
     chardevs_->resume_terminal();
     if (resume_) resume_();
+    return;
+  }
+  if (signal == SIGCONT) {
+    if (continue_) continue_();
     return;
   }
   if (take_signal_ && take_signal_(signal)) return;

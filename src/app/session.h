@@ -43,6 +43,9 @@ class Session {
   /// What a stop by Ctrl-Z (SIGTSTP) does to the machine, before and after.
   void on_suspend(std::function<void()> suspend, std::function<void()> resume);
 
+  /// What SIGCONT does.
+  void on_continue(std::function<void()> go_on) { continue_ = std::move(go_on); }
+
   /// Asked first about SIGINT, SIGTERM and SIGHUP; true if the signal shall not end the session.
   void on_signal(std::function<bool(int)> take) { take_signal_ = std::move(take); }
   /// What SIGUSR1 does; only if the configuration wants statistics.
@@ -70,7 +73,7 @@ class Session {
   std::optional<host::PidFile> pid_file_;
   std::optional<chardev::ChardevSet> chardevs_;
   host::EventLoop::Timer timeout_;
-  std::function<void()> suspend_, resume_, show_statistics_;
+  std::function<void()> suspend_, resume_, continue_, show_statistics_;
   std::function<bool(int)> take_signal_;
   std::mutex mutex_;
   std::optional<Ending> ending_;  // guarded by mutex_

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "block/error_injector.h"
 #include "block/open.h"
 #include "machine/block_bridge.h"
 #include "netdev/capture.h"
@@ -41,15 +42,21 @@ StorageAndNetworks::~StorageAndNetworks() {
 }
 
 Result<std::unique_ptr<core::BlockBackend>> StorageAndNetworks::attach_drive(const std::string& id,
-                                                                             mem::LockDomain& domain) {
+                                                                             mem::LockDomain& domain, bool read_only) {
   const machine::DriveConfig& config = *HUSK_TRY(find(config_.drives, id, "drive"));
   if (disks_.contains(id)) return fail("two devices want the drive '{}'", id);
   if (!blocks_) blocks_ = HUSK_TRY(block::Context::create(loop_, log_));
-  block::DiskOptions options{.path = config.file, .format = config.format, .read_only = config.read_only};
+  block::DiskOptions options{.path = config.file, .format = config.format, .read_only = config.read_only || read_only};
   options.cache = cache_mode(config.cache);
   options.discard = config.discard;
   options.temporary = config.snapshot;
   auto disk = HUSK_TRY(block::open_disk(*blocks_, options));
+  if (!config.injected.empty()) {
+    std::vector<block::InjectionRule> rules;
+    for (const machine::InjectedError& one : config.injected)
+      rules.push_back({one.reads, one.writes, one.flushes, one.error, one.sector, one.once});
+    disk = std::make_unique<block::ErrorInjector>(std::move(disk), std::move(rules));
+  }
   auto bridge = std::make_unique<machine::BlockBridge>(loop_, domain, *disk);
   disks_.emplace(id, std::move(disk));
   return bridge;

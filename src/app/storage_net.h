@@ -31,7 +31,8 @@ class StorageAndNetworks {
   ~StorageAndNetworks();
 
   /// Opens the drive; a drive has one user.
-  Result<std::unique_ptr<core::BlockBackend>> attach_drive(const std::string& id, mem::LockDomain& domain);
+  Result<std::unique_ptr<core::BlockBackend>> attach_drive(const std::string& id, mem::LockDomain& domain,
+                                                           bool read_only = false);
   Result<std::unique_ptr<core::NetBackend>> attach_network(const std::string& id, mem::LockDomain& domain);
   /// Each device has a server of its own, so that two may share one folder.
   Result<std::unique_ptr<core::FuseBackend>> attach_folder(const std::string& id, mem::LockDomain& domain);

@@ -242,5 +242,95 @@ INSTANTIATE_TEST_SUITE_P(
         Malformed{{"-object", "secret,id=s"}, "there is no object 'secret'"},
         Malformed{{"-object", "rng-random,id=r,filename=/etc/passwd"}, "filename=/etc/passwd"}));
 
+TEST(VirtioOptions, ScsiUnitsAreOnTheirController) {
+  const MachineConfig config = machine_of(
+      {"-drive", "file=/a,if=none,id=a,werror=stop", "-drive", "file=/c,if=none,id=c,media=cdrom", "-device",
+       "virtio-scsi-pci,id=s0,num_queues=2,virtqueue_size=128,packed=on", "-device", "virtio-scsi-pci,id=s1", "-device",
+       "scsi-hd,bus=s0.0,drive=a,scsi-id=3,lun=2,serial=S,wwn=0x5000c50015ea71ac,vendor=V,product=P,ver=1,"
+       "device_id=N,rotation_rate=1,logical_block_size=4096,discard_granularity=8192,removable=on,dpofua=off,"
+       "write-cache=off,rerror=ignore",
+       "-device", "scsi-cd,drive=c", "-device", "scsi-cd", "-device", "scsi-cd,scsi-id=0"});
+  ASSERT_EQ(config.virtio.size(), 2u);
+  const auto& first = std::get<machine::VirtioScsiConfig>(config.virtio[0]);
+  EXPECT_EQ(first.queues, 2u);
+  EXPECT_EQ(first.queue_size, 128u);
+  EXPECT_TRUE(first.place.packed);
+  ASSERT_EQ(first.units.size(), 1u);
+  EXPECT_EQ(first.units[0], (machine::ScsiUnitConfig{.drive = "a",
+                                                     .target = 3,
+                                                     .lun = 2,
+                                                     .vendor = "V",
+                                                     .product = "P",
+                                                     .revision = "1",
+                                                     .serial = "S",
+                                                     .name = "N",
+                                                     .wwn = 0x5000c50015ea71ac,
+                                                     .logical_block = 4096,
+                                                     .physical_block = 4096,
+                                                     .discard_granularity = 8192,
+                                                     .rotation_rate = 1,
+                                                     .removable = true,
+                                                     .writeback = false,
+                                                     .dpo_fua = false,
+                                                     .errors = {.read = core::OnBlockError::ignore, .write = {}}}));
+  EXPECT_EQ(config.drives[0].errors.write, core::OnBlockError::stop);
+  EXPECT_TRUE(config.drives[1].read_only);
+  const auto& second = std::get<machine::VirtioScsiConfig>(config.virtio[1]);
+  ASSERT_EQ(second.units.size(), 3u);
+  EXPECT_TRUE(second.units[0].cdrom);
+  EXPECT_EQ(second.units[1].target, 1u) << "the first SCSI id that is free";
+  EXPECT_EQ(second.units[2].lun, 1u) << "the first LUN that is free";
+}
+
+TEST(VirtioOptions, ScsiUnitsThatCannotBeAreRefused) {
+  EXPECT_NE(error_of({"-device", "scsi-cd"}).find("no SCSI controller"), std::string::npos);
+  EXPECT_NE(error_of({"-device", "virtio-scsi-pci", "-device", "scsi-cd,bus=x.0"}).find("'x'"), std::string::npos);
+  EXPECT_NE(error_of({"-device", "virtio-scsi-pci", "-device", "scsi-hd"}).find("no drive"), std::string::npos);
+  EXPECT_NE(error_of({"-device", "virtio-scsi-pci", "-device", "scsi-cd,scsi-id=1,lun=0", "-device",
+                      "scsi-cd,scsi-id=1,lun=0"})
+                .find("is taken"),
+            std::string::npos);
+  EXPECT_FALSE(error_of({"-device", "virtio-scsi-pci", "-device", "scsi-cd,scsi-id=256"}).empty());
+  EXPECT_FALSE(error_of({"-device", "virtio-scsi-pci", "-device", "scsi-cd,lun=16384"}).empty());
+  EXPECT_FALSE(error_of({"-device", "virtio-scsi-pci", "-device", "scsi-cd,wwn=xyz"}).empty());
+  EXPECT_FALSE(error_of({"-device", "virtio-scsi-pci", "-device", "scsi-cd,rerror=enospc"}).empty());
+  EXPECT_FALSE(error_of({"-device", "virtio-scsi-pci", "-device", "scsi-cd,werror=maybe"}).empty());
+  EXPECT_FALSE(error_of({"-device", "virtio-scsi-pci,t10_pi=on"}).empty());
+  EXPECT_NE(error_of({"-drive", "file=/a,if=scsi"}).find("scsi-hd"), std::string::npos);
+  EXPECT_NE(error_of({"-drive", "file=/a,media=cdrom"}).find("scsi-cd"), std::string::npos);
+}
+
+TEST(VirtioOptions, BlkdebugInjectsErrors) {
+  const MachineConfig config = machine_of(
+      {"-blockdev", "driver=raw,node-name=f,file.driver=file,file.filename=/a", "-blockdev",
+       "driver=blkdebug,node-name=d,image=f,inject-error.0.event=write_aio,inject-error.0.errno=28,"
+       "inject-error.0.sector=8,inject-error.0.once=on,inject-error.1.event=none,inject-error.1.iotype.0=flush"});
+  ASSERT_EQ(config.drives.size(), 1u);
+  EXPECT_EQ(config.drives[0].id, "d");
+  EXPECT_EQ(config.drives[0].injected,
+            (std::vector<machine::InjectedError>{
+                {.reads = false, .writes = true, .flushes = false, .error = 28, .sector = 8, .once = true},
+                {.reads = false, .writes = false, .flushes = true}}));
+  EXPECT_FALSE(error_of({"-blockdev", "driver=blkdebug,node-name=d,image=f"}).empty());
+}
+
+TEST(RunOptions, DisksAndDiscsMayBeOnAScsiBus) {
+  MachineConfig config;
+  ASSERT_TRUE(add_run_disk(config, "file=/a,,b,bus=scsi,serial=S,readonly=on", false));
+  ASSERT_TRUE(add_run_disk(config, "file=/c", true));
+  ASSERT_TRUE(add_run_disk(config, "file=/d,bus=virtio,serial=T", false));
+  ASSERT_EQ(config.virtio.size(), 2u);
+  const auto& controller = std::get<machine::VirtioScsiConfig>(config.virtio[0]);
+  ASSERT_EQ(controller.units.size(), 2u);
+  EXPECT_EQ(controller.units[0].serial, "S");
+  EXPECT_EQ(controller.units[1].target, 1u);
+  EXPECT_TRUE(controller.units[1].cdrom);
+  EXPECT_EQ(config.drives[0].file, "/a,b");
+  EXPECT_TRUE(config.drives[0].read_only);
+  EXPECT_TRUE(config.drives[1].read_only);
+  EXPECT_EQ(std::get<machine::VirtioBlkConfig>(config.virtio[1]).serial, "T");
+  EXPECT_FALSE(add_run_disk(config, "file=/a,bus=ide", false));
+}
+
 }  // namespace
 }  // namespace husk::app

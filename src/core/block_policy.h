@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <functional>
 
 namespace husk::core {
 
@@ -28,5 +29,8 @@ struct BlockErrorPolicy {
     return BlockErrorAction::report;
   }
 };
+
+/// Asks for the machine to be stopped because of an error (an errno value). Called with the device's lock domain held.
+using BlockStop = std::function<void(int error, bool writing)>;
 
 }  // namespace husk::core

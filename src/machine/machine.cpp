@@ -97,7 +97,12 @@ Status Machine::build() {
     pins_.push_back(std::make_unique<PinsForwarder>());
     pins.push_back(pins_.back().get());
   }
-  board_ = HUSK_TRY(MicroBoard::create({clock_, log_, *this, std::move(pins), options_.cpu_model}, options_.board));
+  board_ = HUSK_TRY(MicroBoard::create({clock_, log_, *this, std::move(pins), options_.cpu_model,
+                                        [this, alive = alive_](const std::string& cause) {
+                                          // Backends are drained when little of the machine is left.
+                                          if (*alive) request_stop(cause);
+                                        }},
+                                       options_.board));
 
   Cpus cpus = HUSK_TRY(make_cpus(options_.accelerator));
   for (unsigned i = 0; i < options_.board.cpus; ++i) vcpus_.push_back(std::make_unique<VcpuSlot>());
@@ -377,6 +382,18 @@ void Machine::request_shutdown(Shutdown kind, int status) {
       case Shutdown::guest_panic: event.kind = MachineEvent::Kind::guest_panic; break;
       case Shutdown::debug_exit: event.kind = MachineEvent::Kind::debug_exit; break;
     }
+    raise_event(std::move(event));
+  });
+}
+
+void Machine::request_stop(const std::string& cause) {
+  interrupt_with([this, cause] {
+    // Several requests may have failed together, and a reset may have come between.
+    if (!wanted_running_) return;
+    wanted_running_ = false;
+    MachineEvent event;
+    event.kind = MachineEvent::Kind::io_error;
+    event.cause = cause;
     raise_event(std::move(event));
   });
 }

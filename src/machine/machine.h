@@ -34,12 +34,13 @@ struct MachineEvent {
     triple_fault,  ///< of CPU `vcpu`; its state is as it was at the last fault
     debug,         ///< the debugger's breakpoint, watchpoint or step on CPU `vcpu`
     stuck,         ///< every CPU halted with interrupts off: nothing can ever wake them
+    io_error,      ///< a disk's error policy says stop; resume() tries the request again. `cause` tells which
     failed,        ///< the accelerator gave up; `error` says why
   } kind = Kind::power_off;
   unsigned vcpu = 0;
   int status = 0;
   std::uint64_t address = 0;  ///< debug: of the breakpoint or watchpoint
-  std::string cause;          ///< reset: what asked for it
+  std::string cause;          ///< reset: what asked for it; io_error: what went wrong
   Error error;
 };
 
@@ -149,6 +150,8 @@ class Machine final : private core::MachineControl {
   void request_reset(const char* cause) override;
   void request_shutdown(Shutdown kind, int status) override;
   void set_a20(bool enabled) override;
+  /// On any thread.
+  void request_stop(const std::string& cause);
 
   host::EventLoop& loop_;
   Log& log_;

@@ -138,8 +138,8 @@ Status MicroBoard::build_chipset() {
   std::vector<core::InterruptLine> wires;
   for (unsigned pirq = 0; pirq < kPciWires; ++pirq) wires.emplace_back(*ioapic_, kFirstPciGsi + pirq);
   intx_ = std::make_unique<devices::pci::IntxRouter>(&chipset_, std::move(wires));
-  for (core::Device* device : std::initializer_list<core::Device*>{i8042_.get(), port92_.get(), fpu_error_.get(), pit_.get(), rtc_.get(),
-                                                                    hpet_.get(), pm_.get(), lpc_.get()})
+  for (core::Device* device : std::initializer_list<core::Device*>{
+           i8042_.get(), port92_.get(), fpu_error_.get(), pit_.get(), rtc_.get(), hpet_.get(), pm_.get(), lpc_.get()})
     add(*device, &chipset_);
   // What the configuration ports lead to, the reset control at CF9h included.
   for (core::Device* device :
@@ -198,7 +198,7 @@ Status MicroBoard::build_test_devices() {
 Status MicroBoard::build_virtio() {
   virtio_ = std::make_unique<VirtioDevices>(
       VirtioDevices::Deps{memory_space_, io_space_, deps_.clock, deps_.log, apic_bus_, pci_bus_, config_.cpus,
-                          [this](core::Device& device, mem::LockDomain* domain) { add(device, domain); }});
+                          deps_.stop, [this](core::Device& device, mem::LockDomain* domain) { add(device, domain); }});
   for (const VirtioSpec& spec : config_.virtio) HUSK_TRY(virtio_->add(spec));
   return {};
 }
@@ -206,13 +206,13 @@ Status MicroBoard::build_virtio() {
 Status MicroBoard::assign_pci_resources() {
   if (!config_.rom.empty()) return {};
   const mem::DomainGuard guard(&pci_);
-  return devices::pci::assign_resources(
-      *pci_host_, {.io = {kPciIoBase, 0x10000 - kPciIoBase},
-                   .memory32 = {kPciHoleBase, kPciHoleEnd - kPciHoleBase},
-                   .memory64 = {},
-                   .interrupt_line = [](unsigned device, unsigned pin) {
-                     return static_cast<std::uint8_t>(kFirstPciGsi + (device + pin) % kPciWires);
-                   }});
+  return devices::pci::assign_resources(*pci_host_,
+                                        {.io = {kPciIoBase, 0x10000 - kPciIoBase},
+                                         .memory32 = {kPciHoleBase, kPciHoleEnd - kPciHoleBase},
+                                         .memory64 = {},
+                                         .interrupt_line = [](unsigned device, unsigned pin) {
+                                           return static_cast<std::uint8_t>(kFirstPciGsi + (device + pin) % kPciWires);
+                                         }});
 }
 
 std::function<bool(bool)> MicroBoard::floating_point_error(unsigned cpu) {

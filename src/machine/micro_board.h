@@ -93,6 +93,8 @@ class MicroBoard final {
     core::MachineControl& control;
     std::vector<core::CpuPins*> pins;  ///< one a CPU
     const cpu::CpuModel& cpu_model;
+    /// A disk's error is to stop the machine until the user lets it go on. On any thread.
+    std::function<void(const std::string& cause)> stop;
   };
 
   static constexpr mem::Gpa kLowRamMax = 0x8000'0000;

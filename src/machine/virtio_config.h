@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/block_policy.h"
 #include "host/socket.h"
 
 namespace husk::machine {
@@ -33,6 +34,13 @@ struct VirtioRngConfig {
   bool operator==(const VirtioRngConfig&) const = default;
 };
 
+/// What a disk does about errors of its drive; what is not told is as the drive has it.
+struct DiskErrorConfig {
+  std::optional<core::OnBlockError> read = {};
+  std::optional<core::OnBlockError> write = {};
+  bool operator==(const DiskErrorConfig&) const = default;
+};
+
 struct VirtioBlkConfig {
   VirtioPlace place = {};
   std::string drive = {};  ///< id of a DriveConfig
@@ -43,10 +51,45 @@ struct VirtioBlkConfig {
   std::uint32_t physical_block = 512;
   std::uint32_t min_io = 0;
   std::uint32_t opt_io = 0;
+  std::uint32_t discard_granularity = 0;  ///< 0: the image's
   bool discard = true;
   bool write_zeroes = true;
   bool writeback = true;
+  DiskErrorConfig errors = {};
   bool operator==(const VirtioBlkConfig&) const = default;
+};
+
+/// A disk or CD-ROM drive of a SCSI controller.
+struct ScsiUnitConfig {
+  bool cdrom = false;
+  std::string id = {};
+  std::string drive = {};  ///< id of a DriveConfig; empty: a CD-ROM drive without a disc
+  unsigned target = 0;     ///< SCSI id
+  unsigned lun = 0;
+  std::string vendor = {}, product = {}, revision = {};  ///< empty: husk's own
+  std::string serial = {};
+  std::string name = {};  ///< in the device identification page
+  std::uint64_t wwn = 0;
+  std::uint32_t logical_block = 512;
+  std::uint32_t physical_block = 512;
+  std::uint32_t min_io = 0;
+  std::uint32_t opt_io = 0;
+  std::uint32_t discard_granularity = 0;  ///< 0: the image's
+  std::uint16_t rotation_rate = 0;
+  bool removable = false;
+  bool writeback = true;
+  bool dpo_fua = true;
+  DiskErrorConfig errors = {};
+  bool operator==(const ScsiUnitConfig&) const = default;
+};
+struct VirtioScsiConfig {
+  VirtioPlace place = {};
+  unsigned queues = 0;  ///< for commands; 0: one a CPU
+  std::uint16_t queue_size = 256;
+  std::uint32_t max_sectors = 0xFFFF;
+  std::uint32_t commands_per_unit = 128;
+  std::vector<ScsiUnitConfig> units = {};
+  bool operator==(const VirtioScsiConfig&) const = default;
 };
 
 struct VirtioNetConfig {
@@ -106,10 +149,22 @@ struct VirtioVsockConfig {
   bool operator==(const VirtioVsockConfig&) const = default;
 };
 
-using VirtioConfig = std::variant<VirtioRngConfig, VirtioBlkConfig, VirtioNetConfig, VirtioConsoleConfig,
-                                  Virtio9pConfig, VirtioBalloonConfig, VirtioFsConfig, VirtioVsockConfig>;
+using VirtioConfig =
+    std::variant<VirtioRngConfig, VirtioBlkConfig, VirtioNetConfig, VirtioConsoleConfig, Virtio9pConfig,
+                 VirtioBalloonConfig, VirtioFsConfig, VirtioVsockConfig, VirtioScsiConfig>;
 
 enum class CacheMode : std::uint8_t { none, writeback, writethrough, directsync, unsafe };
+
+/// An error that a drive pretends to have, for tests of what a guest and husk do about it (-blockdev blkdebug).
+struct InjectedError {
+  bool reads = true;
+  bool writes = true;  ///< also write_zeroes and discard
+  bool flushes = false;
+  int error = 5;                             ///< errno
+  std::optional<std::uint64_t> sector = {};  ///< of 512 bytes: only requests that touch it
+  bool once = false;
+  bool operator==(const InjectedError&) const = default;
+};
 
 /// The host's side of a disk.
 struct DriveConfig {
@@ -118,8 +173,10 @@ struct DriveConfig {
   std::string format = {};  ///< "raw", "qcow2"; empty: found out, and raw only if nothing else
   CacheMode cache = CacheMode::writeback;
   bool read_only = false;
-  bool snapshot = false;  ///< writes go to memory or a temporary file and are lost in the end
-  bool discard = true;    ///< pass discards on
+  bool snapshot = false;        ///< writes go to memory or a temporary file and are lost in the end
+  bool discard = true;          ///< pass discards on
+  DiskErrorConfig errors = {};  ///< of the disk, unless its device has its own
+  std::vector<InjectedError> injected = {};
   bool operator==(const DriveConfig&) const = default;
 };
 

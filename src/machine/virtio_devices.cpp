@@ -8,13 +8,18 @@
 #include <algorithm>
 #include <chrono>
 
+#include <cstring>
+
 #include "base/bits.h"
+#include "devices/scsi/cdrom.h"
+#include "devices/scsi/disk.h"
 #include "devices/virtio/balloon.h"
 #include "devices/virtio/blk.h"
 #include "devices/virtio/console.h"
 #include "devices/virtio/fs.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/rng.h"
+#include "devices/virtio/scsi.h"
 #include "devices/virtio/vsock.h"
 
 namespace husk::machine {
@@ -49,9 +54,27 @@ void give_back(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) 
 }
 
 std::string_view kind_name(const VirtioConfig& config) {
-  static constexpr std::string_view kNames[] = {"virtio_rng", "virtio_blk",     "virtio_net", "virtio_console",
-                                                "virtio_9p",  "virtio_balloon", "virtio_fs",  "virtio_vsock"};
+  static constexpr std::string_view kNames[] = {"virtio_rng",     "virtio_blk",   "virtio_net",
+                                                "virtio_console", "virtio_9p",    "virtio_balloon",
+                                                "virtio_fs",      "virtio_vsock", "virtio_scsi"};
   return kNames[config.index()];
+}
+
+core::BlockErrorPolicy policy_of(const DiskErrorConfig& config) {
+  const core::BlockErrorPolicy defaults;
+  return {config.read.value_or(defaults.read), config.write.value_or(defaults.write)};
+}
+
+/// What husk calls itself where the user has not given another name.
+devices::scsi::Identity identity_of(const ScsiUnitConfig& config) {
+  devices::scsi::Identity who{.product = config.cdrom ? "HUSK CD-ROM" : "HUSK HARDDISK"};
+  if (!config.vendor.empty()) who.vendor = config.vendor;
+  if (!config.product.empty()) who.product = config.product;
+  if (!config.revision.empty()) who.revision = config.revision;
+  who.serial = config.serial;
+  who.name = !config.name.empty() ? config.name : !config.serial.empty() ? config.serial : config.drive;
+  who.wwn = config.wwn;
+  return who;
 }
 
 }  // namespace
@@ -60,6 +83,7 @@ VirtioDevices::~VirtioDevices() {
   // Backends end what is under way before the devices that it belongs to go.
   for (auto& attached : attached_) {
     if (attached->block) attached->block->drain([] {});
+    for (auto& unit : attached->units) unit->drain([] {});
     if (attached->fs) attached->fs->drain();
   }
 }
@@ -108,10 +132,68 @@ Status VirtioDevices::make(Attached& attached, const VirtioBlkConfig& config, co
                                                .physical_block = config.physical_block,
                                                .min_io = config.min_io,
                                                .opt_io = config.opt_io,
+                                               .discard_granularity = config.discard_granularity,
                                                .discard = config.discard,
                                                .write_zeroes = config.write_zeroes,
                                                .writeback = config.writeback,
+                                               .policy = policy_of(config.errors),
+                                               .stop = stop_for(config.place.id.empty() ? id : config.place.id),
                                                .ring = ring_options(config.place)})));
+  return {};
+}
+
+core::BlockStop VirtioDevices::stop_for(std::string disk) const {
+  if (!deps_.stop) return {};
+  return [this, disk = std::move(disk)](int error, bool writing) {
+    deps_.stop(fmt::format("{}: a {} failed: {}", disk, writing ? "write" : "read", std::strerror(error)));
+  };
+}
+
+Status VirtioDevices::make(Attached& attached, const VirtioScsiConfig& config, const VirtioSpec& spec,
+                           const std::string& id) {
+  namespace scsi = devices::scsi;
+  std::vector<virtio::Scsi::Place> places;
+  for (std::size_t i = 0; i < config.units.size(); ++i) {
+    const ScsiUnitConfig& unit = config.units[i];
+    const std::string name =
+        unit.id.empty() ? fmt::format("SCSI id {}, LUN {} of {}", unit.target, unit.lun, id) : unit.id;
+    core::BlockBackend* backend = nullptr;
+    if (i < spec.units.size() && spec.units[i]) {
+      attached.units.push_back(HUSK_TRY(spec.units[i](*attached.domain, name)));
+      backend = attached.units.back().get();
+    }
+    virtio::Scsi::Place place{unit.target, unit.lun, nullptr};
+    const auto named = [&](Error error) { return std::unexpected(std::move(error).within(name)); };
+    if (unit.cdrom) {
+      auto made = scsi::Cdrom::create(backend, {.identity = identity_of(unit), .policy = policy_of(unit.errors)});
+      if (!made) return named(std::move(made).error());
+      place.unit = std::move(*made);
+    } else {
+      if (!backend) return fail("{} has no drive", name);
+      auto made = scsi::Disk::create(*backend, {.identity = identity_of(unit),
+                                                .logical_block = unit.logical_block,
+                                                .physical_block = unit.physical_block,
+                                                .min_io = unit.min_io,
+                                                .opt_io = unit.opt_io,
+                                                .discard_granularity = unit.discard_granularity,
+                                                .rotation_rate = unit.rotation_rate,
+                                                .removable = unit.removable,
+                                                .write_cache = unit.writeback,
+                                                .dpo_fua = unit.dpo_fua,
+                                                .policy = policy_of(unit.errors)});
+      if (!made) return named(std::move(made).error());
+      place.unit = std::move(*made);
+    }
+    places.push_back(std::move(place));
+  }
+  keep(attached, HUSK_TRY(virtio::Scsi::create(environment(attached), std::move(places),
+                                               {.id = id,
+                                                .queues = config.queues ? config.queues : std::min(deps_.cpus, 64u),
+                                                .queue_size = config.queue_size,
+                                                .commands_per_unit = config.commands_per_unit,
+                                                .max_sectors = config.max_sectors,
+                                                .stop = stop_for(config.place.id.empty() ? id : config.place.id),
+                                                .ring = ring_options(config.place)})));
   return {};
 }
 

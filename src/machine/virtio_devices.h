@@ -28,6 +28,7 @@ using BackendFactory =
 struct VirtioSpec {
   VirtioConfig config;
   BackendFactory<core::BlockBackend> block = {};
+  std::vector<BackendFactory<core::BlockBackend>> units = {};  ///< of a SCSI controller; null: no medium
   BackendFactory<core::NetBackend> net = {};
   unsigned net_queues = 1;  ///< queue pairs of the card
   BackendFactory<core::FuseBackend> fs = {};
@@ -45,6 +46,8 @@ class VirtioDevices {
     core::MsiPort& msi;
     devices::pci::Bus& bus;
     unsigned cpus = 1;
+    /// A disk's error is to stop the machine; `cause` is for the user. Called with the disk's domain held.
+    std::function<void(const std::string& cause)> stop;
     /// Told of each device, with its domain, in the order of saving.
     std::function<void(core::Device&, mem::LockDomain*)> add;
   };
@@ -59,6 +62,7 @@ class VirtioDevices {
     std::unique_ptr<core::Clock> clock;
     std::vector<std::unique_ptr<core::CharBackend>> ports;
     std::unique_ptr<core::BlockBackend> block;
+    std::vector<std::unique_ptr<core::BlockBackend>> units;
     std::unique_ptr<core::NetBackend> net;
     std::unique_ptr<core::FuseBackend> fs;
     std::unique_ptr<core::VsockBackend> vsock;
@@ -79,6 +83,8 @@ class VirtioDevices {
   Status make(Attached& attached, const VirtioBalloonConfig& config, const VirtioSpec& spec, const std::string& id);
   Status make(Attached& attached, const VirtioFsConfig& config, const VirtioSpec& spec, const std::string& id);
   Status make(Attached& attached, const VirtioVsockConfig& config, const VirtioSpec& spec, const std::string& id);
+  Status make(Attached& attached, const VirtioScsiConfig& config, const VirtioSpec& spec, const std::string& id);
+  core::BlockStop stop_for(std::string disk) const;
   devices::virtio::Environment environment(Attached& attached) { return {memory_, *attached.clock, deps_.log}; }
 
   Deps deps_;

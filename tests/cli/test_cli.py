@@ -656,6 +656,7 @@ class Help(Case):
             "--disk": (with_rom, [self.path("disk") + ",format=raw,readonly=on"]), "--net": (with_rom, ["user"]),
             "--port": (with_rom, [f"{port}:22"]), "--vsock": (with_rom, ["path=" + self.path("vsock") + ",cid=4"]),
             "--rtc": (with_rom, ["localtime"]), "--rtc-clock": (with_rom, ["vm"]),
+            "--cdrom": (with_rom, [self.path("disk")]),
             "--name": (with_rom, ["a name"]), "--initrd": (with_kernel, [self.file("cpio", b"")]),
             "--no-initrd": (with_kernel, []), "--append": (with_kernel, ["quiet"]), "--exec": (with_kernel, ["true"]),
             "--module": (with_kernel, [self.path("cpio") + " words"]),

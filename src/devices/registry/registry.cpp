@@ -17,6 +17,8 @@
 #include "devices/intc/local_apic.h"
 #include "devices/intc/pic8259.h"
 #include "devices/pci/q35.h"
+#include "devices/scsi/cdrom.h"
+#include "devices/scsi/disk.h"
 #include "devices/serial/serial_port.h"
 #include "devices/testdev/isa_debug_exit.h"
 #include "devices/testdev/isa_debugcon.h"
@@ -32,6 +34,7 @@
 #include "devices/virtio/net.h"
 #include "devices/virtio/pci.h"
 #include "devices/virtio/rng.h"
+#include "devices/virtio/scsi.h"
 #include "devices/virtio/vsock.h"
 #include "testing/fake_block.h"
 #include "testing/fake_fuse.h"
@@ -365,6 +368,49 @@ struct VirtioBlkRig : VirtioRig<virtio::Blk> {
   }
   testing::FakeBlock disk{0x10000};
 };
+struct VirtioScsiRig : VirtioRig<virtio::Scsi> {
+  explicit VirtioScsiRig(TestMachine& m) : VirtioRig(m) {
+    std::vector<virtio::Scsi::Place> units;
+    const core::BlockErrorPolicy stopping{core::OnBlockError::stop, core::OnBlockError::stop};
+    units.push_back({0, 0, taken(scsi::Disk::create(disk, {.removable = true, .policy = stopping}))});
+    units.push_back({0, 1, taken(scsi::Cdrom::create(&disc, {}))});
+    attach(taken(
+        virtio::Scsi::create(environment(), std::move(units),
+                             {.queues = 2, .stop = [](int, bool) {}, .ring = {.packed = true, .in_order = true}})));
+  }
+  ~VirtioScsiRig() override {
+    disk.drain([] {});
+    disc.drain([] {});
+  }
+  void outside(std::uint64_t value) override {
+    if (value & 1) disk.hold = value & 2;
+    disk.fail_with = (value & 12) == 12 ? 5 : 0;
+    if (!disk.held.empty()) disk.complete((value >> 8) % disk.held.size());
+    switch ((value >> 4) & 15) {
+      case 1: disk.resize((value >> 16) & 0xFFFF); break;
+      case 2: dut->start(); break;
+      case 3: dut->unit(0, 1)->request_eject(); break;
+      case 4: dut->unit(0, 1)->change_medium(value & 1 ? &disc : nullptr); break;
+      // What a driver would hardly guess: a whole command with its buffers, in rings as begin() made them.
+      case 5: {
+        std::uint8_t request[51] = {1, 0, 0x40, static_cast<std::uint8_t>((value >> 8) & 3)};
+        store_be<std::uint64_t>(&request[19], value << 16 | value >> 48);
+        (void)machine.memory.write(0x400, request);
+        for (unsigned i = 0; i < 4; ++i) {
+          (void)machine.memory.store<std::uint64_t>(i * 16, 0x400 + i * 0x200);
+          (void)machine.memory.store<std::uint32_t>(i * 16 + 8, i == 0 ? 51 : i == 2 ? 108 : 0x200);
+          (void)machine.memory.store<std::uint16_t>(i * 16 + 12,
+                                                    static_cast<std::uint16_t>((i >= 2 ? 2 : 0) | (i < 3)));
+          (void)machine.memory.store<std::uint16_t>(i * 16 + 14,
+                                                    static_cast<std::uint16_t>(i + 1 + (i == 0 && value & 1)));
+        }
+        break;
+      }
+      default: break;
+    }
+  }
+  testing::FakeBlock disk{0x10000}, disc{0x10000};
+};
 struct VirtioNetRig : VirtioRig<virtio::Net> {
   explicit VirtioNetRig(TestMachine& m) : VirtioRig(m) {
     wire.can = {.checksum = true, .segmentation = true};
@@ -615,6 +661,12 @@ constexpr DeviceKind kKinds[] = {
      kVirtioMmio,
      build<VirtioRngRig>,
      state::schema<virtio::RngState>},
+    {"virtio-scsi",
+     "virtio SCSI controller with a disk and a CD-ROM drive",
+     {},
+     kVirtioMmio,
+     build<VirtioScsiRig>,
+     state::schema<virtio::ScsiState>},
     {"virtio-vsock", "virtio sockets", {}, kVirtioMmio, build<VirtioVsockRig>, state::schema<virtio::VsockState>},
 };
 

@@ -32,11 +32,13 @@ struct Command {
 
   // ---- the answer ----
   CommandStatus status = CommandStatus::good;
-  SenseBytes sense{};        ///< with check_condition
-  std::uint64_t moved = 0;   ///< bytes read from `out` or written to `in`
-  bool touched_in = false;   ///< a failed read may have written any of `in`
-  bool overrun = false;      ///< nothing was done: the CDB wants more bytes than the buffers have
-  bool stop_wanted = false;  ///< nothing is answered yet: a backend error is to stop the machine; execute() again later
+  SenseBytes sense{};       ///< with check_condition
+  std::uint64_t moved = 0;  ///< bytes read from `out` or written to `in`
+  bool touched_in = false;  ///< a failed read may have written any of `in`
+  bool overrun = false;     ///< nothing was done: the CDB wants more bytes than the buffers have
+  /// The errno value of a backend error that is to stop the machine: nothing is answered yet, execute() again later.
+  int stop_for = 0;
+  bool writing = false;  ///< what failed was not a read
 
   // ---- a logical unit's work under way ----
   struct Work {

@@ -51,7 +51,7 @@ class Initiator {
     c.in_bytes = p->in.size();
     c.done = [raw = p.get()] {
       const Command& done = *raw->command;
-      raw->answer = {true, done.status, {}, {}, done.overrun, done.stop_wanted};
+      raw->answer = {true, done.status, {}, {}, done.overrun, done.stop_for != 0};
       if (!raw->in.empty()) raw->answer.data.assign(raw->in.begin(), raw->in.begin() + static_cast<long>(done.moved));
       if (done.status == CommandStatus::check_condition)
         raw->answer.sense.assign(done.sense.bytes.begin(),

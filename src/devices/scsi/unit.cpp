@@ -99,7 +99,7 @@ void LogicalUnit::end_batch() {
 
 void LogicalUnit::execute(CommandPtr command) {
   const std::uint8_t opcode = command->cdb[0];
-  command->stop_wanted = false;
+  command->stop_for = 0;
   command->work = {};
   // NACA without NormACA (SAM-5, 5.2).
   if (const std::size_t control = control_byte(opcode); control && (command->cdb[control] & 4))

@@ -150,7 +150,8 @@ void LogicalUnit::request_done(const CommandPtr& command, bool writing, int erro
       case core::BlockErrorAction::ignore: break;
       case core::BlockErrorAction::report: return fail(command, sense_of(error, writing));
       case core::BlockErrorAction::stop:
-        command->stop_wanted = true;
+        command->stop_for = error;
+        command->writing = writing;
         command->moved = 0;
         return finish(command);
     }

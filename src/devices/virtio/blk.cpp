@@ -53,12 +53,16 @@ Result<std::unique_ptr<Blk>> Blk::create(Environment environment, core::BlockBac
     return fail("{}: {} queues are not 1 to 1024", config.id, config.queues);
   if (!std::has_single_bit(config.queue_size) || config.queue_size < 4 || config.queue_size > 1024)
     return fail("{}: the queue size {} is no power of two from 4 to 1024", config.id, config.queue_size);
+  if (config.discard_granularity % config.logical_block)
+    return fail("{}: the discard granularity {} is no multiple of the block size {}", config.id,
+                config.discard_granularity, config.logical_block);
   return std::unique_ptr<Blk>(new Blk(environment, backend, std::move(config)));
 }
 
 Blk::Blk(Environment environment, core::BlockBackend& backend, Config config)
     : Base(config.id, environment, traits_of(backend, config)), backend_(backend), config_(std::move(config)) {
   state_.writeback = config_.writeback;
+  keep_held_in(state_.held);
   backend_.set_resized([this] { config_changed(); });
 }
 
@@ -77,7 +81,8 @@ void Blk::fill_config(std::span<std::uint8_t> bytes) {
   store_le<std::uint16_t>(&bytes[34], static_cast<std::uint16_t>(config_.queues));
   put32(36, kMostRangeSectors);
   put32(40, kMostRanges);
-  put32(44, static_cast<std::uint32_t>(std::max<std::uint64_t>(info.discard_unit, config_.logical_block) / kSector));
+  const std::uint32_t unit = config_.discard_granularity ? config_.discard_granularity : info.discard_unit;
+  put32(44, static_cast<std::uint32_t>(std::max<std::uint64_t>(unit, config_.logical_block) / kSector));
   put32(48, kMostRangeSectors);
   put32(52, kMostRanges);
   bytes[56] = info.can_discard;
@@ -101,6 +106,18 @@ void Blk::handle_queue(unsigned index) {
   in_batch_ = false;
   backend_.end_batch();
   interrupt_queue(index);
+}
+
+void Blk::start() {
+  backend_.begin_batch();
+  resume_held([this](unsigned index, Chain& chain) {
+    auto request = std::make_unique<Request>();
+    request->chain = std::move(chain);
+    request->queue = index;
+    work_begins(index);
+    start_request(std::move(request));
+  });
+  backend_.end_batch();
 }
 
 void Blk::start_request(std::unique_ptr<Request> request) {
@@ -198,6 +215,7 @@ void Blk::start_ranges(std::unique_ptr<Request> unique, core::BlockOp op) {
 
 void Blk::submit(std::shared_ptr<Request> request, core::BlockOp op, std::uint32_t flags, std::uint64_t offset,
                  std::uint64_t length) {
+  request->writing = op != core::BlockOp::read;
   core::BlockRequest out;
   out.op = op;
   out.flags = flags;
@@ -209,7 +227,10 @@ void Blk::submit(std::shared_ptr<Request> request, core::BlockOp op, std::uint32
 }
 
 void Blk::part_done(Request& request, int error) {
-  if (error) {
+  const auto action = error ? config_.policy.action(request.writing, error) : core::BlockErrorAction::ignore;
+  if (action == core::BlockErrorAction::stop && config_.stop) {
+    request.stop_for = error;
+  } else if (action != core::BlockErrorAction::ignore) {
     request.status = error == ENOTSUP ? kUnsupported : kIoError;
     // A read that failed may have written part of the buffer.
     if (!request.spans.empty() && request.written) request.chain.note_written(0, request.written);
@@ -219,6 +240,11 @@ void Blk::part_done(Request& request, int error) {
 }
 
 void Blk::finish(Request& request) {
+  // Not after a reset, though: nobody waits for the answer any more.
+  if (request.stop_for && !request.status) {
+    if (request.written) request.chain.note_written(0, request.written);
+    if (hold(request.queue, request.chain)) return config_.stop(request.stop_for, request.writing);
+  }
   if (!request.spans.empty() && request.written) request.chain.note_written(0, request.written);
   // The status is the last byte of the buffer, wherever the data ends.
   const std::uint64_t status_at = request.chain.writable_bytes() - 1;

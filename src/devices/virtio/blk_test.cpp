@@ -171,5 +171,44 @@ TEST_F(BlkTest, ResizeRaisesAConfigurationInterrupt) {
   EXPECT_EQ(driver.config(0, 8), 4096u);
 }
 
+TEST_F(BlkTest, AFullDiskStopsTheMachineAndTheRequestIsDoneAgain) {
+  std::vector<int> stops;
+  const auto stop = [&](int error, bool) { stops.push_back(error); };
+  make({.stop = stop});
+  disk.fail_with = ENOSPC;
+  EXPECT_TRUE(request(1, 3, std::vector<std::uint8_t>(512, 0x42), 0).empty());
+  EXPECT_EQ(stops, std::vector<int>{ENOSPC});
+  disk.fail_with = 0;
+  const auto bytes = testing::saved_state(*blk);
+  auto fresh = Blk::create({machine.memory, machine.clock, machine.log}, disk, {.stop = stop}).value();
+  ASSERT_TRUE(testing::load_state(*fresh, bytes));
+  EXPECT_EQ(testing::saved_state(*fresh), bytes);
+  fresh->start();
+  EXPECT_EQ(disk.content[3 * 512], 0x42);
+  EXPECT_TRUE(driver.used(0));
+}
+
+TEST_F(BlkTest, PoliciesReportIgnoreAndStop) {
+  std::vector<int> stops;
+  const auto stop = [&](int error, bool) { stops.push_back(error); };
+  make({.policy = {.read = core::OnBlockError::ignore, .write = core::OnBlockError::report}, .stop = stop});
+  disk.fail_with = EIO;
+  EXPECT_EQ(request(0, 0, {}, 512).back(), 0);
+  disk.fail_with = ENOSPC;
+  EXPECT_EQ(request(1, 0, std::vector<std::uint8_t>(512), 0).back(), 1);
+  EXPECT_EQ(request(4, 0, {}, 0).back(), 1);
+  EXPECT_TRUE(stops.empty());
+}
+
+TEST_F(BlkTest, AResetForgetsRequestsThatWait) {
+  make({.policy = {.read = core::OnBlockError::stop}, .stop = [](int, bool) {}});
+  disk.fail_with = EIO;
+  EXPECT_TRUE(request(0, 0, {}, 512).empty());
+  driver.write(0x70, 0);
+  disk.log.clear();
+  blk->start();
+  EXPECT_TRUE(disk.log.empty());
+}
+
 }  // namespace
 }  // namespace husk::devices::virtio

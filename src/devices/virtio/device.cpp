@@ -109,6 +109,7 @@ void VirtioDevice::enable_queue(unsigned index) {
   q->next_available = q->next_used = q->signalled = 0;
   q->available_wrap = q->used_wrap = packed;
   q->signalled_valid = false;
+  q->taken.clear();
   q->ready = true;
   queues_[index].bind(*q, ring_features());
   // Once it is running the driver may add queues (after a reset of a single one) and need not notify.
@@ -120,6 +121,7 @@ void VirtioDevice::disable_queue(unsigned index) {
   common_.queues[index] = {};
   common_.queues[index].size = traits_.queue_sizes[index];
   queues_[index].forget();
+  drop_held(index);
   queue_was_reset(index);
 }
 
@@ -226,6 +228,7 @@ void VirtioDevice::reset_all() {
     common_.queues[i].size = traits_.queue_sizes[i];
     queues_[i].bind(common_.queues[i], {});
   }
+  if (held_) held_->clear();
   device_reset();
   reset_pending_ = any_work();
   if (!reset_pending_) finish_reset();
@@ -236,12 +239,53 @@ void VirtioDevice::finish_reset() {
   std::fill(resetting_.begin(), resetting_.end(), false);
 }
 
+bool VirtioDevice::hold(unsigned index, const Chain& chain) {
+  if (!usable(index) || !queues_[index].owns(chain)) return false;
+  HeldChain held = queues_[index].hold(chain);
+  held.queue = static_cast<std::uint16_t>(index);
+  held_->push_back(std::move(held));
+  work_ended(index);
+  return true;
+}
+
+void VirtioDevice::resume_held(const std::function<void(unsigned, Chain&)>& each) {
+  for (const HeldChain& held : std::exchange(*held_, {})) {
+    const unsigned index = held.queue;
+    Chain chain;
+    if (!usable(index)) continue;
+    if (queues_[index].restore(held, chain))
+      each(index, chain);
+    else
+      needs_reset(queues_[index].fault());
+  }
+}
+
+void VirtioDevice::drop_held(unsigned index) {
+  if (held_) std::erase_if(*held_, [index](const HeldChain& held) { return held.queue == index; });
+}
+
+Status VirtioDevice::validate_held(const std::vector<HeldChain>& incoming) const {
+  std::vector<std::size_t> counts(queues_.size());
+  for (const HeldChain& held : incoming) {
+    if (held.queue >= queues_.size()) return fail("a held buffer is of queue {}, of {}", held.queue, queues_.size());
+    if (held.pieces.size() > 2 * kMostSegments || ++counts[held.queue] > traits_.queue_sizes[held.queue])
+      return fail("the saved state holds more buffers of queue {} than there are", held.queue);
+  }
+  return {};
+}
+
 Status VirtioDevice::validate_common(const CommonState& incoming) const {
   if (incoming.queues.size() != queues_.size())
     return fail("the saved state has {} queues, this device {}", incoming.queues.size(), queues_.size());
   for (unsigned i = 0; i < queues_.size(); ++i) {
     if (incoming.queues[i].size > traits_.queue_sizes[i])
       return fail("saved queue {} has {} entries, more than {}", i, incoming.queues[i].size, traits_.queue_sizes[i]);
+    // More cannot be taken than there are, nor a buffer that is longer than the ring.
+    if (incoming.queues[i].taken.size() > incoming.queues[i].size)
+      return fail("saved queue {} has {} buffers taken", i, incoming.queues[i].taken.size());
+    for (const TakenState& one : incoming.queues[i].taken)
+      if (one.slots > incoming.queues[i].size)
+        return fail("a taken buffer of saved queue {} has {} slots", i, one.slots);
   }
   if (incoming.driver_features & ~offered_ & (std::uint64_t{0} - (incoming.status & kFeaturesOk ? 1 : 0)))
     return fail("the saved driver uses features {:#x}, of which this device lacks {:#x}", incoming.driver_features,

@@ -172,6 +172,14 @@ class VirtioDevice {
   void work_begins(unsigned queue) { ++work_[queue]; }
   void work_ended(unsigned queue);
   bool any_work() const;
+  // ---- buffers that wait for the machine to run again, because of an error that the user is to mend ----
+  /// Where they are kept, which is a part of the device's state.
+  void keep_held_in(std::vector<HeldChain>& held) { held_ = &held; }
+  /// Puts a buffer aside, whose work thereby ends; a reset drops it. False if there was a reset already.
+  bool hold(unsigned queue, const Chain& chain);
+  /// Hands out all that were held, in their order.
+  void resume_held(const std::function<void(unsigned queue, Chain& chain)>& each);
+  Status validate_held(const std::vector<HeldChain>& incoming) const;
   /// Calls back when no such work is left; at once if there is none.
   void when_idle(std::function<void()> done);
   /// Calls `handle_queue` for it soon, from the device's clock.
@@ -186,6 +194,7 @@ class VirtioDevice {
  private:
   RingFeatures ring_features() const;
   void finish_reset();
+  void drop_held(unsigned queue);
 
   CommonState& common_;
   Environment environment_;
@@ -195,6 +204,7 @@ class VirtioDevice {
   bool legacy_allowed_ = false;
   std::vector<Queue> queues_;
   std::vector<unsigned> work_;
+  std::vector<HeldChain>* held_ = nullptr;
   std::vector<bool> resetting_;
   bool reset_pending_ = false;
   std::vector<std::function<void()>> when_idle_;

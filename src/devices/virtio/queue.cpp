@@ -99,7 +99,6 @@ void Queue::bind(QueueState& state, RingFeatures features) {
   opened_ = false;
   fault_.clear();
   staged_.clear();
-  in_order_.clear();
   published_ = false;
   ++generation_;
 }
@@ -108,7 +107,7 @@ void Queue::forget() {
   opened_ = false;
   fault_.clear();
   staged_.clear();
-  in_order_.clear();
+  state_->taken.clear();
   published_ = false;
   ++generation_;
 }
@@ -183,7 +182,7 @@ bool Queue::add(Chain& chain, std::uint64_t address, std::uint32_t length, bool 
       return fail(fmt::format("a buffer at {:#x} is not RAM", address));
     if (chain.segments_.size() >= 2 * kMostSegments) return fail("a chain has too many segments");
     const auto count = static_cast<std::uint32_t>(std::min<std::uint64_t>(length, target.length));
-    chain.segments_.push_back({target.ram->data() + target.offset, count, target.ram, target.offset});
+    chain.segments_.push_back({target.ram->data() + target.offset, count, target.ram, target.offset, address});
     if (!writable) chain.writable_from_ = chain.segments_.size();
     address += count;
     length -= count;
@@ -239,7 +238,7 @@ bool Queue::walk_split(Chain& chain, std::uint16_t head) {
 
 bool Queue::finish(Chain& chain) {
   chain.generation_ = generation_;
-  if (features_.in_order) in_order_.push_back({{chain.id_, chain.slots_, 0}, false});
+  if (features_.in_order) state_->taken.push_back({chain.id_, chain.slots_, 0, false});
   return true;
 }
 
@@ -296,13 +295,36 @@ bool Queue::pop(Chain& chain) {
 void Queue::unpop(const Chain& chain) {
   if (chain.generation_ != generation_) return;
   QueueState& q = *state_;
-  if (features_.in_order) in_order_.pop_back();
+  if (features_.in_order) q.taken.pop_back();
   if (!features_.packed) {
     --q.next_available;
     return;
   }
   if (q.next_available < chain.slots_) q.available_wrap = !q.available_wrap;
   q.next_available = static_cast<std::uint16_t>((q.next_available + q.size - chain.slots_) % q.size);
+}
+
+HeldChain Queue::hold(const Chain& chain) const {
+  HeldChain held{.id = chain.id_, .slots = chain.slots_, .readable = static_cast<std::uint32_t>(chain.writable_from_), .pieces = {}};
+  for (const Segment& segment : chain.segments_) held.pieces.push_back({segment.address, segment.length});
+  return held;
+}
+
+bool Queue::restore(const HeldChain& held, Chain& chain) {
+  chain.segments_.clear();
+  chain.writable_from_ = 0;
+  chain.readable_bytes_ = chain.writable_bytes_ = 0;
+  if (!open()) return false;
+  // The state may come from anywhere.
+  if (held.pieces.size() > 2 * kMostSegments || held.readable > held.pieces.size() || held.slots == 0 ||
+      held.slots > state_->size || (!features_.packed && held.id >= state_->size))
+    return fail("a held buffer does not fit the queue");
+  for (std::size_t i = 0; i < held.pieces.size(); ++i)
+    if (!add(chain, held.pieces[i].address, held.pieces[i].length, i >= held.readable)) return false;
+  chain.id_ = held.id;
+  chain.slots_ = held.slots;
+  chain.generation_ = generation_;
+  return true;
 }
 
 // ---- returning ----
@@ -314,16 +336,16 @@ void Queue::stage(const Chain& chain, std::uint32_t written) {
     return;
   }
   // 2.7.9: buffers are used in the order in which they were made available; early ones wait for their turn.
-  for (InFlight& one : in_order_)
-    if (one.staged.id == chain.id_ && !one.done) {
-      one.staged.written = written;
+  std::vector<TakenState>& taken = state_->taken;
+  for (TakenState& one : taken)
+    if (one.id == chain.id_ && !one.done) {
+      one.written = written;
       one.done = true;
       break;
     }
-  while (!in_order_.empty() && in_order_.front().done) {
-    staged_.push_back(in_order_.front().staged);
-    in_order_.pop_front();
-  }
+  auto first = taken.begin();
+  for (; first != taken.end() && first->done; ++first) staged_.push_back({first->id, first->slots, first->written});
+  taken.erase(taken.begin(), first);
 }
 
 void Queue::publish_split() {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <span>
 #include <string>
 #include <tuple>
@@ -18,6 +17,20 @@ inline constexpr unsigned kMostQueueSize = 32768;
 /// Descriptors in one chain, indirect ones included; Linux never uses more than a queue's size.
 inline constexpr unsigned kMostSegments = 1024;
 
+/// Of a ring whose buffers are used in order: one that was taken and is not yet published.
+struct TakenState {
+  std::uint16_t id = 0;
+  std::uint16_t slots = 1;
+  std::uint32_t written = 0;
+  bool done = false;  ///< waits for earlier ones
+  static constexpr auto state() {
+    using state::field;
+    using T = TakenState;
+    return std::tuple{field(1, "id", &T::id), field(2, "slots", &T::slots).range(1, kMostQueueSize),
+                      field(3, "written", &T::written), field(4, "done", &T::done)};
+  }
+};
+
 /// What the driver set up and where both sides are. Addresses are guest-physical.
 struct QueueState {
   std::uint16_t size = 0;
@@ -31,6 +44,7 @@ struct QueueState {
   bool used_wrap = true;
   std::uint16_t signalled = 0;  ///< next_used at the last decision about an interrupt
   bool signalled_valid = false;
+  std::vector<TakenState> taken;  ///< with IN_ORDER only
   static constexpr auto state() {
     using state::field;
     using Q = QueueState;
@@ -44,7 +58,8 @@ struct QueueState {
                       field(8, "available_wrap", &Q::available_wrap),
                       field(9, "used_wrap", &Q::used_wrap),
                       field(10, "signalled", &Q::signalled),
-                      field(11, "signalled_valid", &Q::signalled_valid)};
+                      field(11, "signalled_valid", &Q::signalled_valid),
+                      field(12, "taken", &Q::taken, 2)};
   }
 };
 
@@ -62,6 +77,32 @@ struct Segment {
   std::uint32_t length = 0;
   mem::RamRegion* ram = nullptr;
   std::uint64_t offset = 0;  ///< of `data` in `ram`
+  mem::Gpa address = 0;
+};
+
+/// A buffer that was taken and is to be worked on later, perhaps by another machine: what was in its descriptors, which
+/// the ring may not keep until then.
+struct HeldPiece {
+  std::uint64_t address = 0;
+  std::uint32_t length = 0;
+  static constexpr auto state() {
+    using state::field;
+    return std::tuple{field(1, "address", &HeldPiece::address), field(2, "length", &HeldPiece::length)};
+  }
+};
+struct HeldChain {
+  std::uint16_t queue = 0;
+  std::uint16_t id = 0;
+  std::uint16_t slots = 1;
+  std::uint32_t readable = 0;  ///< pieces that the device reads; the others it writes
+  std::vector<HeldPiece> pieces;
+  static constexpr auto state() {
+    using state::field;
+    using H = HeldChain;
+    return std::tuple{field(1, "queue", &H::queue), field(2, "id", &H::id),
+                      field(3, "slots", &H::slots).range(1, kMostQueueSize),
+                      field(4, "readable", &H::readable).max(2 * kMostSegments), field(5, "pieces", &H::pieces)};
+  }
 };
 
 /// A buffer that the driver made available: first what the device reads, then what it writes. Every byte of it was RAM
@@ -114,6 +155,12 @@ class Queue {
   bool pop(Chain& chain);
   /// Puts the buffer that was taken last back, as if it had not been taken. Nothing may have been taken since.
   void unpop(const Chain& chain);
+  /// What restore() needs to have the buffer again.
+  HeldChain hold(const Chain& chain) const;
+  /// False if the queue was reset since it was taken.
+  bool owns(const Chain& chain) const { return chain.generation_ == generation_; }
+  /// False, and the queue is broken, if that is no buffer that the driver can have made available.
+  bool restore(const HeldChain& held, Chain& chain);
   /// True if pop() would find something; cheap.
   bool available();
   /// Returns a buffer of which the device wrote the first `written` bytes; the driver sees it after publish().
@@ -145,10 +192,6 @@ class Queue {
     std::uint16_t slots;
     std::uint32_t written;
   };
-  struct InFlight {
-    Staged staged;
-    bool done;
-  };
   bool fail(std::string why);
   bool open();
   bool open_area(Area& area, std::uint64_t address, std::uint64_t length, unsigned alignment, const char* what);
@@ -171,7 +214,6 @@ class Queue {
   std::uint32_t generation_ = 1;
   Area descriptors_, driver_, device_;
   std::vector<Staged> staged_;
-  std::deque<InFlight> in_order_;
 };
 
 }  // namespace husk::devices::virtio

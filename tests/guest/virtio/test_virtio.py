@@ -3,9 +3,11 @@
 """usage: test_virtio.py HUSK CACHE [unittest arguments]. CACHE is what tools/fetch-guest has filled."""
 import hashlib
 import http.server
+import json
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,11 +19,12 @@ TIMEOUT = 240
 
 MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "rng-core", "virtio-rng",
            "virtio_blk", "failover", "net_failover", "virtio_net", "virtio_console", "virtio_balloon", "netfs", "fscache",
-           "9pnet", "9pnet_virtio", "9p", "fuse", "virtiofs", "overlay"]
+           "9pnet", "9pnet_virtio", "9p", "fuse", "virtiofs", "overlay",
+           "scsi_common", "scsi_mod", "virtio_scsi", "sd_mod", "cdrom", "sr_mod", "isofs"]
 APPLETS = ["sh", "mount", "insmod", "cat", "echo", "dd", "sha256sum", "ls", "grep", "ip", "udhcpc", "ping", "wget", "sleep",
            "poweroff", "sync", "hexdump", "cut", "lspci", "head", "wc", "dmesg", "seq", "mkdir", "rm", "nc", "blockdev", "stat",
            "mv", "ln", "chmod", "test", "tr", "sort", "touch", "readlink", "umount", "true", "cmp", "cp", "truncate",
-           "tail", "mkfifo", "sed", "rmdir", "find", "printf", "time", "chroot", "tar"]
+           "tail", "blkdiscard", "mkfifo", "sed", "rmdir", "find", "printf", "time", "chroot", "tar"]
 
 
 def newc(name, mode, data=b"", rdev=(0, 0)):
@@ -49,14 +52,43 @@ def make_initramfs(script):
     return b"".join(parts)
 
 
+def iso9660(name, content):
+    """A disc image with one file in its root (ECMA-119)."""
+    def both(value, size):
+        return value.to_bytes(size, "little") + value.to_bytes(size, "big")
+
+    def record(identifier, block, length, flags):
+        size = 33 + len(identifier) + (len(identifier) + 1) % 2
+        return (bytes([size, 0]) + both(block, 4) + both(length, 4) + bytes([120, 1, 1, 0, 0, 0, 0, flags, 0, 0]) + both(1, 2)
+                + bytes([len(identifier)]) + identifier).ljust(size, b"\0")
+    file_block, root_block = 19, 18
+    blocks = file_block + (len(content) + 2047) // 2048
+    root = record(b"\0", root_block, 2048, 2) + record(b"\1", root_block, 2048, 2) + record(name.encode(), file_block, len(content), 0)
+    volume = bytearray(2048)
+    volume[0:7] = b"\1CD001\1"
+    volume[8:40] = b" " * 32
+    volume[40:72] = b"HUSKDISC".ljust(32)
+    volume[80:88] = both(blocks, 4)
+    volume[120:124] = volume[124:128] = both(1, 2)
+    volume[128:132] = both(2048, 2)
+    volume[156:190] = record(b"\0", root_block, 2048, 2)
+    volume[881] = 1
+    end = b"\xffCD001\1".ljust(2048, b"\0")
+    return bytes(16 * 2048) + bytes(volume) + end + root.ljust(2048, b"\0") + content.ljust((blocks - file_block) * 2048, b"\0")
+
+
+def guest_command(initrd, script, arguments, smp, append):
+    initrd.write(make_initramfs(script))
+    initrd.flush()
+    return [HUSK, "qemu", "-kernel", str(CACHE / "cloud/vmlinuz"), "-initrd", initrd.name, "-m", "256", "-smp", str(smp),
+            "-append", "console=ttyS0 quiet panic=-1 " + append, "-display", "none", "-no-reboot", "-cpu", "max",
+            "-serial", "stdio", *arguments]
+
+
 def guest(script, *arguments, smp=1, append=""):
     """Boots, runs the script, and returns what was printed."""
     with tempfile.NamedTemporaryFile(suffix=".cpio") as initrd:
-        initrd.write(make_initramfs(script))
-        initrd.flush()
-        command = [HUSK, "qemu", "-kernel", str(CACHE / "cloud/vmlinuz"), "-initrd", initrd.name, "-m", "256", "-smp", str(smp),
-                   "-append", "console=ttyS0 quiet panic=-1 " + append, "-display", "none", "-no-reboot", "-cpu", "max",
-                   "-serial", "stdio", *arguments]
+        command = guest_command(initrd, script, arguments, smp, append)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT)
     text = done.stdout.decode(errors="replace")
     if os.environ.get("HUSK_SHOW"):
@@ -126,6 +158,128 @@ class Virtio(unittest.TestCase):
             self.assertEqual(len(sums), 2)
             self.assertEqual(sums[0], sums[1])
             subprocess.run(["qemu-img", "check", "-q", image], check=True)
+
+    SCSI_DISK = ["-device", "virtio-scsi-pci,id=s0", "-device",
+                 "scsi-hd,bus=s0.0,drive=d,scsi-id=3,lun=2,serial=S-42,wwn=0x5000c50015ea71ac,vendor=ACME,product=Anvil,ver=7.1,"
+                 "rotation_rate=1,physical_block_size=4096"]
+    WAIT_SDA = "for i in $(seq 100); do [ -e /dev/sda ] && break; sleep 0.1; done\n"
+
+    def scsi_round_trip(self, controller="", smp=1):
+        with tempfile.NamedTemporaryFile(suffix=".img") as image:
+            content = random.Random(9).randbytes(8 << 20)
+            image.write(content)
+            image.flush()
+            devices = list(self.SCSI_DISK)
+            devices[1] += controller
+            text = self.check(guest(
+                self.WAIT_SDA +
+                "ls /sys/class/scsi_device; cd /sys/block/sda; cat size device/vendor device/model device/rev device/wwid device/type\n"
+                "cat queue/rotational queue/physical_block_size queue/write_cache queue/fua queue/discard_max_bytes; cd /\n"
+                "hexdump -C /sys/block/sda/device/vpd_pg80\n"
+                "dd if=/dev/sda bs=64k 2>/dev/null | sha256sum\n"
+                "for i in 0 1 2 3; do (dd if=/dev/sda of=/tmp/x$i bs=4k skip=$((16+64*i)) count=64 2>/dev/null\n"
+                "dd if=/tmp/x$i of=/dev/sda bs=4k seek=$((1024+64*i)) count=64 conv=fsync 2>/dev/null; echo wrote $?) & done; wait\n",
+                "-drive", f"file={image.name},format=raw,if=none,id=d", *devices, smp=smp))
+            text = text.replace("\r", "")
+            self.assertIn("0:0:3:2\n16384\nACME    \nAnvil           \n7.1 \nnaa.5000c50015ea71ac\n0\n", text)
+            self.assertIn("0\n4096\nwrite back\n1\n1073741824\n", text)
+            self.assertIn("S-42", text)
+            self.assertIn(hashlib.sha256(content).hexdigest(), text)
+            self.assertEqual(text.count("wrote 0"), 4)
+            expected = bytearray(content)
+            expected[4 << 20:5 << 20] = content[64 << 10:(64 << 10) + (1 << 20)]
+            self.assertEqual(hashlib.sha256(pathlib.Path(image.name).read_bytes()).hexdigest(),
+                             hashlib.sha256(bytes(expected)).hexdigest())
+
+    def test_scsi_disk_is_what_it_was_told_to_be_and_keeps_what_is_written(self):
+        self.scsi_round_trip()
+
+    def test_scsi_disk_works_with_packed_rings_and_four_processors(self):
+        self.scsi_round_trip(",packed=on", smp=4)
+
+    def test_scsi_disk_works_in_order_without_indirect_descriptors(self):
+        self.scsi_round_trip(",in_order=on,indirect_desc=off,num_queues=2", smp=2)
+
+    def test_scsi_disk_gives_discarded_space_back(self):
+        with tempfile.TemporaryDirectory() as folder:
+            image = folder + "/disk.qcow2"
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "64M"], check=True)
+            self.check(guest(self.WAIT_SDA + "dd if=/dev/zero bs=1M count=16 2>/dev/null | tr '\\0' x | dd of=/dev/sda bs=1M conv=fsync 2>/dev/null\n"
+                             "blkdiscard -o 0 -l 12582912 /dev/sda && echo DISCARDED\n"
+                             "dd if=/dev/sda bs=1M count=13 2>/dev/null | tr -d '\\0' | wc -c",
+                             "-drive", f"file={image},format=qcow2,if=none,id=d", *self.SCSI_DISK))
+            subprocess.run(["qemu-img", "check", "-q", image], check=True)
+            shown = subprocess.run(["qemu-img", "map", "--output=json", image], check=True, capture_output=True).stdout
+            allocated = sum(piece["length"] for piece in json.loads(shown) if piece["data"])
+            self.assertEqual(allocated, 4 << 20)
+
+    def test_cdrom_is_mounted_and_known(self):
+        content = random.Random(5).randbytes(300001)
+        with tempfile.NamedTemporaryFile(suffix=".iso") as image:
+            image.write(iso9660("FILE.BIN;1", content))
+            image.flush()
+            os.chmod(image.name, 0o444)
+            text = self.check(guest(
+                "for i in $(seq 100); do [ -e /dev/sr0 ] && break; sleep 0.1; done; cat /sys/block/sr0/device/type\n"
+                "mount -t iso9660 -o ro /dev/sr0 /mnt && sha256sum /mnt/file.bin; umount /mnt && echo UNMOUNTED\n"
+                "cat /sys/block/sr0/size /sys/block/sr0/removable /sys/block/sr0/ro; cat /proc/sys/dev/cdrom/info",
+                "-drive", f"file={image.name},format=raw,if=none,id=c,media=cdrom",
+                "-device", "virtio-scsi-pci", "-device", "scsi-cd,drive=c"))
+            self.assertIn(hashlib.sha256(content).hexdigest(), text)
+            self.assertIn("UNMOUNTED", text)
+            self.assertIn(f"{(19 + 147) * 4}\r\n1\r\n", text)
+            self.assertRegex(text, r"Can open tray:\s+1")
+            self.assertRegex(text, r"Can lock tray:\s+1")
+            self.assertRegex(text, r"Can read DVD:\s+1")
+            self.assertRegex(text, r"Can write CD-R:\s+0")
+
+    def stopped_and_continued(self, name, *device):
+        """A write fails once, the machine stops, and goes on when it is told to, as if nothing had happened."""
+        with tempfile.NamedTemporaryFile(suffix=".img") as image, tempfile.NamedTemporaryFile(suffix=".cpio") as initrd:
+            image.truncate(8 << 20)
+            command = guest_command(
+                initrd, f"for i in $(seq 100); do [ -e /dev/{name} ] && break; sleep 0.1; done\n"
+                "seq 1 10000 > /tmp/x; echo WRITING\n"
+                f"dd if=/tmp/x of=/dev/{name} bs=4k conv=fsync 2>/dev/null && echo WRITTEN\n",
+                ["-blockdev", f"driver=raw,node-name=f,file.driver=file,file.filename={image.name}", "-blockdev",
+                 "driver=blkdebug,node-name=d,image=f,inject-error.0.event=write_aio,inject-error.0.errno=28,"
+                 "inject-error.0.sector=8,inject-error.0.once=on", *device], 2, "")
+            husk = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            lines = []
+            timer = threading.Timer(TIMEOUT, husk.kill)
+            timer.start()
+            for line in husk.stdout:
+                lines.append(line.decode(errors="replace"))
+                if "stands still" in lines[-1]:
+                    self.assertIn("No space left on device", lines[-1])
+                    husk.send_signal(signal.SIGCONT)
+            timer.cancel()
+            husk.stdout.close()
+            text = "".join(lines)
+            self.check((husk.wait(), text))
+            self.assertEqual(text.count("stands still"), 1)
+            self.assertIn("WRITTEN", text)
+            expected = "".join(f"{i}\n" for i in range(1, 10001)).encode()
+            self.assertEqual(pathlib.Path(image.name).read_bytes()[:len(expected)], expected)
+
+    def test_a_full_disk_stops_the_machine_until_it_is_continued(self):
+        self.stopped_and_continued("vda", "-device", "virtio-blk-pci,drive=d")
+
+    def test_a_full_scsi_disk_stops_the_machine_until_it_is_continued(self):
+        self.stopped_and_continued("sda", "-device", "virtio-scsi-pci,packed=on", "-device", "scsi-hd,drive=d,werror=stop")
+
+    def test_an_error_is_reported_to_the_guest(self):
+        with tempfile.NamedTemporaryFile(suffix=".img") as image:
+            image.truncate(8 << 20)
+            status, text = guest(
+                self.WAIT_SDA + "dd if=/dev/sda of=/dev/null bs=4k skip=100 count=1 2>&1 || echo READ-FAILED\n"
+                "dd if=/dev/sda of=/dev/null bs=4k skip=110 count=1 iflag=direct 2>/dev/null && echo READ-FINE\n",
+                "-blockdev", f"driver=raw,node-name=f,file.driver=file,file.filename={image.name}", "-blockdev",
+                "driver=blkdebug,node-name=d,image=f,inject-error.0.event=read_aio,inject-error.0.sector=803",
+                "-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=d")
+            self.assertEqual(status, 0, text[-3000:])
+            self.assertIn("READ-FAILED", text)
+            self.assertIn("READ-FINE", text)
 
     def test_user_network_pings_and_fetches(self):
         class Handler(http.server.BaseHTTPRequestHandler):

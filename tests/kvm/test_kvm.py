@@ -105,7 +105,7 @@ def machine(lane):
 def moves(lane):
     status, output = lane.command(
         ["python3", str(TEST_MOVES), "--husk", lane.options.husk, "--load", os.path.abspath(lane.options.load), "--cpu", lane.cpu,
-         "--route", "kvm,jit,kvm,interp", "--cpus", "1", "--patience", "150", "--moves", str(lane.options.moves), "--timeout", str(240 + 10 * lane.options.moves)],
+         "--route", "kvm,jit,kvm,interp", "--cpus", "1", "--patience", "150", "--latest", "30000", "--moves", str(lane.options.moves), "--timeout", str(240 + 10 * lane.options.moves)],
         400 + 10 * lane.options.moves)
     lane.expect(status == 0, f"a running Linux is carried {lane.options.moves} times", output)
     print("\n".join(output.splitlines()[:3]))

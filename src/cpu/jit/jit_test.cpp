@@ -463,6 +463,22 @@ TEST_P(Jit, LinksOfADroppedBlockDoNotChangeTheJumpToItsSuccessor) {
   EXPECT_EQ(core->s.gpr[kRdx], 5u) << "jumps taken";
   EXPECT_EQ(core->s.gpr[kRcx], 5u) << "jumps not taken";
 }
+TEST_P(Jit, RegisterWithoutAHomeIsReadAnewAfterTheInterpreterLoadedIt) {
+  long_mode();
+  put<std::uint64_t>(kData + 0xFFC, 42);
+  // mov r11, [rbx], which reaches into the next page; lea rax, [rax+1]; mov rdx, r11; add r11, r11; mov rcx, r11; hlt
+  code(kCode, {0x4C, 0x8B, 0x1B, 0x48, 0x8D, 0x40, 0x01, 0x4C, 0x89, 0xDA, 0x4D, 0x01, 0xDB, 0x4C, 0x89, 0xD9, 0xF4});
+  // mov r11, [rbx]; mov rdx, r11; hlt
+  code(kCode + 0x100, {0x4C, 0x8B, 0x1B, 0x4C, 0x89, 0xDA, 0xF4});
+  core->s.gpr[kRbx] = kData + 0xFFC;
+  run();
+  EXPECT_EQ(core->s.gpr[kRdx], 42u);
+  EXPECT_EQ(core->s.gpr[kRcx], 84u);
+  core->s.rip = kCode + 0x100;
+  core->s.gpr[kRdx] = 0;
+  run();
+  EXPECT_EQ(core->s.gpr[kRdx], 42u);
+}
 TEST_P(Jit, OffsetInFsThatWrapsFaults) {
   protected_mode();
   with_state([](CpuState& s) { s.seg[kFs].base = kData; });

@@ -206,6 +206,7 @@ std::uint8_t* Translator::cold_slow(const Item& item) {
 void Translator::close_sites() {
   // Where the interpreter did an instruction whose check others rely on, code goes on elsewhere.
   const auto sites = std::span(open_sites_).first(open_count_);
+  if (!sites.empty()) held_ = kNoRegister;
   if (std::none_of(sites.begin(), sites.end(), [](const MemorySite* site) { return site->leads; }))
     for (MemorySite* site : sites) site->after = e_.cache_.running(hot_.at);
   open_count_ = 0;

@@ -22,7 +22,7 @@ BED = TOP / "tests/kvm/bed.py"
 STOP_AND_GO = TOP / "tests/kvm/stop_and_go.py"
 TEST_MOVES = TOP / "tests/guest/moves/test_moves.py"
 RUN_IMAGES = TOP / "tests/guest/ring0/run_images.py"
-SKIPPED = 77
+SKIPPED, TIME_UP = 77, 124
 KERNEL = TOP / ".cache/guest/cloud/vmlinuz"
 IMAGES = ("interrupts", "real", "prot32", "tasks", "v86", "paging32", "pae", "long4", "la57", "exceptions", "debug",
           "syscalls", "registers")
@@ -79,24 +79,32 @@ def check_boot(lane, cpus, status, output):
     lane.expect(f"SUM {SUM}" in output, f"with {cpus} CPU(s) user programs compute right", output)
 
 
+def unit_tests(lane):
+    unit = os.path.abspath(lane.options.unit)
+    for _ in range(2):
+        status, output = lane.command([unit, f"--gtest_filter=-{IN_TCG}"], 150)
+        # A bed that stands still says nothing of husk: it has done so in one run of fifty, in different tests.
+        if status != TIME_UP:
+            break
+        print("the bed stood still; what it had printed:\n" + "\n".join(output.splitlines()[-10:]), flush=True)
+    lane.expect(status == 0 and "SKIPPED" not in output, "the accelerator's own tests, none skipped", output)
+
+
 def machine(lane):
-    script = []
     if lane.options.unit:
-        unit = os.path.abspath(lane.options.unit)
-        script.append(f"echo == unit; {unit} --gtest_brief=1 --gtest_filter=-{IN_TCG}; echo == status $?")
+        unit_tests(lane)
+    script = []
     for cpus in lane.options.cpus:
         line = " ".join("'" + word.replace("'", "'\\''") + "'" for word in boot_line(lane, cpus))
         script.append(f"echo == cpus {cpus}; {line}; echo == status $?")
     script.append(f"echo == stops; python3 {STOP_AND_GO} --husk {lane.options.husk} --kernel {KERNEL} --cpu {lane.cpu} "
                   "--cpus 2 --stops 30; echo == status $?")
-    status, output = lane.command(["sh", "-c", "; ".join(script)], 600)
+    status, output = lane.command(["sh", "-c", "; ".join(script)], 450)
     lane.expect(status == 0, "the bed works", output)
-    for part in re.split(r"^== (?=unit|cpus|stops)", output, flags=re.M)[1:]:
+    for part in re.split(r"^== (?=cpus|stops)", output, flags=re.M)[1:]:
         found = re.search(r"^== status (\d+)", part, re.M)
         code = int(found[1]) if found else -1
-        if part.startswith("unit"):
-            lane.expect(code == 0 and "SKIPPED" not in part, "the accelerator's own tests, none skipped", part)
-        elif part.startswith("stops"):
+        if part.startswith("stops"):
             lane.expect(code == 0, "Linux survives that its CPU state is taken out and put back 30 times", part)
         else:
             check_boot(lane, int(part.split()[1]), code, part)
@@ -104,8 +112,9 @@ def machine(lane):
 
 def moves(lane):
     status, output = lane.command(
-        ["python3", str(TEST_MOVES), "--husk", lane.options.husk, "--load", os.path.abspath(lane.options.load), "--cpu", lane.cpu,
-         "--route", "kvm,jit,kvm,interp", "--cpus", "1", "--patience", "150", "--latest", "30000", "--moves", str(lane.options.moves), "--timeout", str(240 + 10 * lane.options.moves)],
+        ["python3", str(TEST_MOVES), "--husk", lane.options.husk, "--load", os.path.abspath(lane.options.load),
+         "--cpu", lane.cpu, "--route", "kvm,jit,kvm,interp", "--cpus", "1", "--patience", "150", "--latest", "30000",
+         "--moves", str(lane.options.moves), "--timeout", str(240 + 10 * lane.options.moves)],
         400 + 10 * lane.options.moves)
     lane.expect(status == 0, f"a running Linux is carried {lane.options.moves} times", output)
     print("\n".join(output.splitlines()[:3]))

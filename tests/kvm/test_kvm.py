@@ -83,7 +83,7 @@ def unit_tests(lane):
     unit = os.path.abspath(lane.options.unit)
     for _ in range(2):
         status, output = lane.command([unit, f"--gtest_filter=-{IN_TCG}"], 150)
-        # A bed that stands still says nothing of husk: it has done so in one run of fifty, in different tests.
+        # A bed has stood still now and then on a busy host, for reasons not found; alone the tests take 15 s.
         if status != TIME_UP:
             break
         print("the bed stood still; what it had printed:\n" + "\n".join(output.splitlines()[-10:]), flush=True)

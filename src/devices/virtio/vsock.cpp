@@ -111,6 +111,16 @@ void Vsock::loaded() {
   owed_event_ = state_.interrupted;
 }
 
+void Vsock::start() {
+  stopped_ = false;
+  fill_receive_queue();
+}
+
+void Vsock::quiesce(std::function<void()> done) {
+  stopped_ = true;
+  Base::quiesce(std::move(done));
+}
+
 void Vsock::handle_queue(unsigned index) {
   if (index == kEvents) return send_event();
   if (index == kTransmit) {
@@ -332,7 +342,7 @@ bool Vsock::put_data(const Chain& chain) {
 }
 
 void Vsock::fill_receive_queue() {
-  if (!usable(kReceive)) return;
+  if (stopped_ || !usable(kReceive)) return;
   Chain chain;
   bool any = false;
   unsigned budget = 256;

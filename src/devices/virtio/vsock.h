@@ -42,6 +42,8 @@ class Vsock final : public Base<VsockState> {
   /// device.
   static Result<std::unique_ptr<Vsock>> create(Environment environment, core::VsockBackend& backend, Config config);
   ~Vsock() override;
+  void start() override;
+  void quiesce(std::function<void()> done) override;
 
  private:
   using Ports = core::VsockPorts;
@@ -101,6 +103,7 @@ class Vsock final : public Base<VsockState> {
   std::deque<Ports> ready_;
   std::deque<Answer> answers_;
   bool owed_event_ = false;
+  bool stopped_ = false;  ///< between quiesce() and start(): what the host sends waits
   bool held_up_ = false;  ///< packets of the guest wait until it takes answers
   std::uint32_t next_port_;
   std::vector<std::uint8_t> scratch_;

@@ -128,6 +128,19 @@ TEST_F(VsockTest, AConnectionOfTheGuestsCarriesBytesBothWays) {
   EXPECT_EQ(back->forwarded, 11u) << "the credit that the guest has back";
 }
 
+TEST_F(VsockTest, NothingReachesTheGuestWhileTheMachineStands) {
+  make();
+  connect();
+  receive_buffer();
+  vsock->quiesce([] {});
+  host.deliver(kPorts, "later");
+  EXPECT_FALSE(driver.used(0));
+  vsock->start();
+  const auto packet = next(false);
+  ASSERT_TRUE(packet);
+  EXPECT_EQ(packet->data, "later");
+}
+
 TEST_F(VsockTest, APortThatNobodyServesIsReset) {
   make();
   send({.to_port = 5000});

@@ -41,6 +41,7 @@ Machine::~Machine() {
   changed_.notify_all();
   for (auto& slot : vcpus_)
     if (slot->thread.joinable()) slot->thread.join();
+  for (auto& pins : pins_) pins->target = nullptr;
 }
 
 Status Machine::open_kvm() {

@@ -106,13 +106,18 @@ class Machine final : private core::MachineControl {
   std::string_view accelerator_name() const { return accelerator_->name(); }
 
  private:
-  /// The wire bundle to a CPU that is made after its interrupt controller.
+  /// The wire bundle to a CPU that is made after its interrupt controller, and may go before it: devices whose requests
+  /// end while they are taken down still raise interrupts.
   struct PinsForwarder final : core::CpuPins {
-    void interrupt_changed() override { target.load()->interrupt_changed(); }
-    void nmi() override { target.load()->nmi(); }
-    void smi() override { target.load()->smi(); }
-    void init() override { target.load()->init(); }
-    void startup(std::uint8_t vector) override { target.load()->startup(vector); }
+    void interrupt_changed() override { tell(&core::CpuPins::interrupt_changed); }
+    void nmi() override { tell(&core::CpuPins::nmi); }
+    void smi() override { tell(&core::CpuPins::smi); }
+    void init() override { tell(&core::CpuPins::init); }
+    void startup(std::uint8_t vector) override { tell(&core::CpuPins::startup, vector); }
+    template <class... Arguments>
+    void tell(void (core::CpuPins::*what)(Arguments...), Arguments... arguments) {
+      if (core::CpuPins* const cpu = target.load()) (cpu->*what)(arguments...);
+    }
     std::atomic<core::CpuPins*> target = nullptr;
   };
   struct VcpuSlot {

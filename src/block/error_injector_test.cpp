@@ -10,7 +10,7 @@ namespace {
 
 /// Completes all and counts.
 struct Below final : Node {
-  explicit Below(unsigned& reached) : reached(reached) {}
+  explicit Below(unsigned& count) : reached(count) {}
   const std::string& name() const override { return name_; }
   std::string_view driver() const override { return "below"; }
   core::BlockInfo info() const override { return {.size = 1 << 20}; }

@@ -20,6 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "virtio"))
 import test_virtio  # noqa: E402: its initramfs, for guests that QEMU or `husk qemu` starts
 
 HUSK = CACHE = None
+KERNELS = "/run/husk-kernels"  # in the guest
 TIMEOUT = int(os.environ.get("HUSK_TEST_TIMEOUT", "240"))
 DATA = random.Random(11).randbytes((4 << 20) + 123)
 SUM = hashlib.sha256(DATA).hexdigest()
@@ -110,14 +111,15 @@ def address(*words):
 """
 
 
-def common():
-    return COMMON.replace("BUSYBOX", str(CACHE / "busybox"))
+def common(kernels):
+    return COMMON.replace("BUSYBOX", f"{kernels}/busybox")
 
 
 def run(*arguments, script, root=False, background=False):
     """Runs Python in a guest whose files are the host's; returns what it printed."""
-    command = [HUSK, "run", str(CACHE / "cloud/vmlinuz"), *arguments, *(["--root-user"] if root else []), "--cwd", "/", "--",
-               "python3", "-u", "-c", common() + script]
+    # The cache may lie in the host's /tmp, which the guest has not.
+    command = [HUSK, "run", str(CACHE / "cloud/vmlinuz"), *arguments, *(["--root-user"] if root else []),
+               "--share", f"{CACHE}:{KERNELS}:ro", "--cwd", "/", "--", "python3", "-u", "-c", common(KERNELS) + script]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return child if background else finish(child)
 
@@ -136,7 +138,7 @@ def finish(child):
 
 def host_tools():
     scope = {}
-    exec(common(), scope)
+    exec(common(CACHE), scope)
     return scope
 
 

@@ -41,9 +41,18 @@ class Lane:
         self.cpu = "max" if options.here else BED_CPU
 
     def command(self, arguments, timeout):
-        """Runs a command where KVM is; returns (status, output)."""
-        if not self.options.here:
-            arguments = [sys.executable, str(BED), "--qemu", self.options.qemu, "--timeout", str(timeout)] + arguments
+        """Runs a command where KVM is; returns (status, output). A bed whose time is up is started once more: QEMU's own
+        faults with a guest that rewrites its code on several CPUs (see bed.py) make it stand still now and then."""
+        if self.options.here:
+            return self.run(arguments, timeout)
+        bed = [sys.executable, str(BED), "--qemu", self.options.qemu, "--timeout", str(timeout)]
+        status, output = self.run(bed + arguments, timeout)
+        if status == TIME_UP:
+            print("the bed stood still; what it had printed:\n" + "\n".join(output.splitlines()[-10:]), flush=True)
+            status, output = self.run(bed + arguments, timeout)
+        return status, output
+
+    def run(self, arguments, timeout):
         done = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               timeout=timeout + 60, cwd=TOP)
         return done.returncode, done.stdout.decode("utf-8", "replace")
@@ -57,8 +66,10 @@ class Lane:
 
 def ring0(lane):
     images = [str(lane.options.images / f"{name}.bin") for name in IMAGES]
-    status, output = lane.command(["python3", str(RUN_IMAGES), "--machine", lane.options.husk, "--on", "husk-kvm"] + images,
-                                  400)
+    # One image in two hundred comes to no end in the bed, where bed.py's reason may hold too. Here none may.
+    patience = [] if lane.options.here else ["--timeout", "30", "--attempts", "2"]
+    status, output = lane.command(["python3", str(RUN_IMAGES), "--machine", lane.options.husk, "--on", "husk-kvm"]
+                                  + patience + images, 200)
     lane.expect(status == 0, "ring-0 images", output)
     print("\n".join(line for line in output.splitlines() if " on husk-kvm: " in line))
 
@@ -81,12 +92,7 @@ def check_boot(lane, cpus, status, output):
 
 def unit_tests(lane):
     unit = os.path.abspath(lane.options.unit)
-    for _ in range(2):
-        status, output = lane.command([unit, f"--gtest_filter=-{IN_TCG}"], 150)
-        # A bed has stood still now and then on a busy host, for reasons not found; alone the tests take 15 s.
-        if status != TIME_UP:
-            break
-        print("the bed stood still; what it had printed:\n" + "\n".join(output.splitlines()[-10:]), flush=True)
+    status, output = lane.command([unit, f"--gtest_filter=-{IN_TCG}"], 120)
     lane.expect(status == 0 and "SKIPPED" not in output, "the accelerator's own tests, none skipped", output)
 
 
@@ -99,7 +105,7 @@ def machine(lane):
         script.append(f"echo == cpus {cpus}; {line}; echo == status $?")
     script.append(f"echo == stops; python3 {STOP_AND_GO} --husk {lane.options.husk} --kernel {KERNEL} --cpu {lane.cpu} "
                   "--cpus 2 --stops 30; echo == status $?")
-    status, output = lane.command(["sh", "-c", "; ".join(script)], 450)
+    status, output = lane.command(["sh", "-c", "; ".join(script)], 300)
     lane.expect(status == 0, "the bed works", output)
     for part in re.split(r"^== (?=cpus|stops)", output, flags=re.M)[1:]:
         found = re.search(r"^== status (\d+)", part, re.M)
@@ -115,7 +121,7 @@ def moves(lane):
         ["python3", str(TEST_MOVES), "--husk", lane.options.husk, "--load", os.path.abspath(lane.options.load),
          "--cpu", lane.cpu, "--route", "kvm,jit,kvm,interp", "--cpus", "1", "--patience", "150", "--latest", "30000",
          "--moves", str(lane.options.moves), "--timeout", str(240 + 10 * lane.options.moves)],
-        400 + 10 * lane.options.moves)
+        300 + 10 * lane.options.moves)
     lane.expect(status == 0, f"a running Linux is carried {lane.options.moves} times", output)
     print("\n".join(output.splitlines()[:3]))
 

@@ -3,7 +3,7 @@
 """Runs ring-0 test images.
 
     run_images.py --machine PROGRAM [--on husk|husk-kvm|qemu|kvm] [--differences FILE] [--cpus N] [--append WORDS]
-                  [--repeat N] IMAGE...
+                  [--repeat N] [--attempts N] IMAGE...
 
 Each image prints "ok NAME" or "FAIL NAME got .. want .." on port 0xE9, ends with "done" and leaves through port 0xF4.
 A FAIL is forgiven only where differences.txt lists it for that machine, and a listed one that passes is reported too, so
@@ -56,12 +56,15 @@ def run(image, listed, options):
     name = image.stem
     if (name, "(end)") in listed:
         timeout = min(timeout, 10)
-    try:
-        result = subprocess.run(command(program, machine, image, options), stdin=subprocess.DEVNULL, capture_output=True,
-                                timeout=timeout)
-        output, status, error = result.stdout, result.returncode, result.stderr
-    except subprocess.TimeoutExpired as expired:
-        output, status, error = expired.stdout or b"", None, expired.stderr or b""
+    for attempt in range(options.attempts):
+        try:
+            result = subprocess.run(command(program, machine, image, options), stdin=subprocess.DEVNULL,
+                                    capture_output=True, timeout=timeout)
+            output, status, error = result.stdout, result.returncode, result.stderr
+            break
+        except subprocess.TimeoutExpired as expired:
+            output, status, error = expired.stdout or b"", None, expired.stderr or b""
+            print(f"    {name}: no end within {timeout:g} s, attempt {attempt + 1}")
     lines = output.decode("ascii", "replace").splitlines()
     if verbose:
         print("\n".join(lines))
@@ -80,7 +83,7 @@ def run(image, listed, options):
     if status is None and (name, "(end)") in listed:
         pass
     elif status is None:
-        complaints.append(f"no end within {timeout} s; last line: {lines[-1] if lines else ''}")
+        complaints.append(f"no end; last line: {lines[-1] if lines else ''}")
     elif "done" not in lines and (name, "(end)") in listed:
         pass
     elif "done" not in lines:
@@ -106,6 +109,7 @@ def main():
     parser.add_argument("--append", default="", help="the image's command line: loops=N for the images of ../smp")
     parser.add_argument("--repeat", type=int, default=1, help="run all images so many times")
     parser.add_argument("--timeout", type=float, default=60)
+    parser.add_argument("--attempts", type=int, default=1, help="run an image that comes to no end so many times")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("images", nargs="+", type=pathlib.Path)
     options = parser.parse_args()

@@ -41,7 +41,7 @@ void ThrottleBucket::take(double units) {
 
 Throttle::Throttle(Context& context, std::unique_ptr<Node> below, const ThrottleLimits& limits,
                    std::function<std::uint64_t()> now)
-    : below_(std::move(below)), now_(now ? std::move(now) : host::monotonic_now) {
+    : Filter(std::move(below)), now_(now ? std::move(now) : host::monotonic_now) {
   timers_[0] = context.loop().make_timer([this] { serve(false); });
   timers_[1] = context.loop().make_timer([this] { serve(true); });
   set_limits(limits);

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "block/context.h"
-#include "block/node.h"
+#include "block/filter.h"
 
 namespace husk::block {
 
@@ -45,27 +45,13 @@ class ThrottleBucket {
 };
 
 /// Holds reads and writes back; lets all else pass. `now` is for tests.
-class Throttle final : public Node {
+class Throttle final : public Filter {
  public:
   Throttle(Context& context, std::unique_ptr<Node> below, const ThrottleLimits& limits,
            std::function<std::uint64_t()> now = {});
-  const std::string& name() const override { return below_->name(); }
   std::string_view driver() const override { return "throttle"; }
-  core::BlockInfo info() const override { return below_->info(); }
   void submit(core::BlockRequest request) override;
   void drain(std::move_only_function<void()> done) override;
-  void begin_batch() override { below_->begin_batch(); }
-  void end_batch() override { below_->end_batch(); }
-  void set_resized(std::function<void()> resized) override { below_->set_resized(std::move(resized)); }
-  void status(std::uint64_t offset, std::uint64_t length, StatusDone done) override {
-    below_->status(offset, length, std::move(done));
-  }
-  void resize_to(std::uint64_t size, Preallocation preallocation, core::BlockCompletion done) override {
-    below_->resize_to(size, preallocation, std::move(done));
-  }
-  core::BlockSnapshotting* snapshotting() override { return below_->snapshotting(); }
-  Node* backing() override { return below_->backing(); }
-  Node* child() override { return below_.get(); }
   void close(core::BlockCompletion done) override;
   /// New limits from now on.
   void set_limits(const ThrottleLimits& limits);
@@ -75,7 +61,6 @@ class Throttle final : public Node {
   std::uint64_t delay(bool writes);
   void let_through(core::BlockRequest request, bool writes);
 
-  std::unique_ptr<Node> below_;
   ThrottleLimits limits_;
   std::function<std::uint64_t()> now_;
   std::vector<ThrottleBucket> buckets_;

@@ -12,6 +12,7 @@
 #include "netdev/capture.h"
 #include "netdev/dgram.h"
 #include "netdev/fd_backend.h"
+#include "netdev/run_until.h"
 #include "netdev/stream.h"
 
 namespace husk::netdev {
@@ -57,15 +58,7 @@ struct Sockets : ::testing::Test {
     for (Card* card : {&one, &two}) card->wire.reset();
     std::filesystem::remove_all(directory);
   }
-  /// Runs the loop until it is so; false after five seconds.
-  bool until(const std::function<bool()>& so) {
-    const std::uint64_t end = host::monotonic_now() + 5'000'000'000;
-    while (!so()) {
-      if (host::monotonic_now() > end) return false;
-      loop->run_once(10'000'000);
-    }
-    return true;
-  }
+  bool until(const std::function<bool()>& so) { return run_until(*loop, so); }
   std::string path(const char* name) const { return (directory / name).string(); }
   void plug_stream(Card& card, StreamOptions options) {
     card.plug(open_stream(*loop, log, card.domain, std::move(options)).value());

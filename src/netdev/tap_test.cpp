@@ -22,6 +22,7 @@
 
 #include "base/bits.h"
 #include "host/unique_fd.h"
+#include "netdev/run_until.h"
 
 namespace husk::netdev {
 namespace {
@@ -53,14 +54,7 @@ struct Wire {
       return true;
     }});
   }
-  bool until(const std::function<bool()>& so) {
-    const std::uint64_t end = host::monotonic_now() + 5'000'000'000;
-    while (!so()) {
-      if (host::monotonic_now() > end) return false;
-      loop->run_once(10'000'000);
-    }
-    return true;
-  }
+  bool until(const std::function<bool()>& so) { return run_until(*loop, so); }
   struct Frame {
     Bytes bytes;
     core::NetOffload offload;

@@ -13,6 +13,7 @@
 
 #include "host/socket.h"
 #include "host/unique_fd.h"
+#include "netdev/run_until.h"
 
 namespace husk::netdev {
 namespace {
@@ -40,14 +41,7 @@ struct VsockSocketsTest : ::testing::Test {
     sockets.reset();
     std::filesystem::remove_all(directory);
   }
-  bool until(const std::function<bool()>& so) {
-    const std::uint64_t end = host::monotonic_now() + 5'000'000'000;
-    while (!so()) {
-      if (host::monotonic_now() > end) return false;
-      loop->run_once(10'000'000);
-    }
-    return true;
-  }
+  bool until(const std::function<bool()>& so) { return run_until(*loop, so); }
   void settle() {
     while (loop->run_once(0)) {
     }

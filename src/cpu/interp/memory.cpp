@@ -219,7 +219,7 @@ template <class T>
 void exchange_at(std::uint8_t* at, const std::function<std::uint64_t(std::uint64_t)>& change) {
 #if defined(__x86_64__)
   T old;
-  std::memcpy(&old, at, sizeof old);
+  mem::copy_guest_bytes(&old, at, sizeof old);
   for (bool done = false; !done;) {
     const T value = static_cast<T>(change(old));
     asm volatile("lock cmpxchg %[value], %[at]"

@@ -6,34 +6,36 @@ namespace husk::cpu::jit {
 
 // ---- ends of blocks ----
 
-void Translator::emit_link(std::int64_t target, bool call, bool looked_up) {
+LinkSite& Translator::new_link(std::int64_t target) {
   LinkSite& site = e_.cache_.new_link_site();
+  site.unlinked = e_.cache_.running(cold_.at);
+  site.offset = static_cast<std::int32_t>(target & 0xFFF);
+  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+  cold_.jmp(e_.stubs_.link_host);
+  return site;
+}
+
+void Translator::emit_link(std::int64_t target, bool call, bool looked_up) {
   std::uint8_t* const ask = cold_.at;
-  site.unlinked = e_.cache_.running(ask);
+  LinkSite& site = new_link(target);
   const bool here = target >= 0 && target < static_cast<std::int64_t>(mem::kPageSize);
   if (here && !looked_up) {
     keep_patches_off_entry();
-    site.offset = static_cast<std::int32_t>(target);
     if (call)
       hot_.call(ask);
     else
       hot_.jmp(ask);
     site.patch = hot_.at - 4;
-    cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
-    cold_.jmp(e_.stubs_.link_host);
     return;
   }
   // Which code lies in the other page is known only as long as the mapping holds: the jump goes through memory that is
   // reset with it. The address itself is relative, since the same page may be mapped elsewhere by another process.
   const std::int64_t page = target & ~std::int64_t{0xFFF};
-  site.offset = static_cast<std::int32_t>(target & 0xFFF);
   if (!here) {
     hot_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
     hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(page)}, wide_);
     hot_.store_gs(e_.gs(e_.context_.page_base), kHostR11);
   }
-  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
-  cold_.jmp(e_.stubs_.link_host);
   while (reinterpret_cast<std::uintptr_t>(cold_.at) % 8) cold_.byte(0xCC);
   site.slot = cold_.at;
   cold_.qword(reinterpret_cast<std::uintptr_t>(site.unlinked));
@@ -50,14 +52,11 @@ void Translator::keep_patches_off_entry() {
 }
 
 void Translator::emit_link_if(unsigned condition, std::int64_t target) {
-  LinkSite& site = e_.cache_.new_link_site();
-  site.unlinked = e_.cache_.running(cold_.at);
-  site.offset = static_cast<std::int32_t>(target);
+  std::uint8_t* const ask = cold_.at;
+  LinkSite& site = new_link(target);
   keep_patches_off_entry();
-  hot_.jcc(condition, cold_.at);
+  hot_.jcc(condition, ask);
   site.patch = hot_.at - 4;
-  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
-  cold_.jmp(e_.stubs_.link_host);
 }
 
 void Translator::emit_cold_exit(std::int64_t target) {
@@ -69,12 +68,7 @@ void Translator::emit_cold_exit(std::int64_t target) {
 
 void Translator::emit_attention_check(std::int64_t target, std::uint16_t live) {
   if (flags_ == Flags::host && live) {
-    // Without touching the flags.
-    hot_.mov(kHostR11, kHostRcx);
-    hot_.load_gs(kHostRcx, e_.gs(core_.attention_), false);
-    hot_.jmp_unless_rcx(cold_.at);
-    hot_.mov(kHostRcx, kHostR11);
-    cold_.mov(kHostRcx, kHostR11);
+    emit_cold_unless_zero(0x8B, e_.gs(core_.attention_));
   } else {
     hot_.cmp_gs_imm8(e_.gs(core_.attention_), 0);
     hot_.jcc(kNotZero, cold_.at);

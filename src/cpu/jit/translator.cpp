@@ -27,18 +27,21 @@ void Translator::want_flags() {
   flags_ = Flags::host;
 }
 
+void Translator::emit_cold_unless_zero(std::uint32_t load, std::int32_t field) {
+  hot_.mov(kHostR11, kHostRcx);
+  hot_.gs(load, kHostRcx, field, false);
+  hot_.jmp_unless_rcx(cold_.at);
+  hot_.mov(kHostRcx, kHostR11);
+  cold_.mov(kHostRcx, kHostR11);
+}
+
 void Translator::emit_vectors_resident(std::uint16_t live) {
   if (vectors_known_) return;
   vectors_known_ = true;
   held_ = kNoRegister;
   const std::int32_t away = e_.gs(e_.context_.vectors_away);
   if (flags_ == Flags::host && live) {
-    // Without touching the flags.
-    hot_.mov(kHostR11, kHostRcx);
-    hot_.gs(0xB60F, kHostRcx, away, false);  // movzx
-    hot_.jmp_unless_rcx(cold_.at);
-    hot_.mov(kHostRcx, kHostR11);
-    cold_.mov(kHostRcx, kHostR11);
+    emit_cold_unless_zero(0xB60F, away);  // movzx
     e_.emit_spill_flags(cold_);
     std::uint8_t* const loaded = cold_.mov_address_forward(kHostR11);
     cold_.jmp(e_.stubs_.need_vectors);

@@ -121,6 +121,8 @@ class Translator {
   void emit_exit(std::int64_t target, std::uint16_t live);
   /// `looked_up`: the jump holds only as long as the mapping does, though the target lies in the same page.
   void emit_link(std::int64_t target, bool call, bool looked_up = false);
+  /// A link to `target`, and out of line the code that asks for it.
+  LinkSite& new_link(std::int64_t target);
   void keep_patches_off_entry();
   /// The same for a conditional jump forward in the page.
   void emit_link_if(unsigned condition, std::int64_t target);
@@ -164,6 +166,8 @@ class Translator {
   // flags
   void free_flags(std::uint16_t live);
   void want_flags();
+  /// Goes on out of line if what `load` (an opcode) finds in the field is not zero. R11 is used; the flags stay.
+  void emit_cold_unless_zero(std::uint32_t load, std::int32_t field);
   void emit_vectors_resident(std::uint16_t live);
   void emit_x87_resident(std::uint16_t live);
 

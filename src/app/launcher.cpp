@@ -46,6 +46,7 @@ class Launch {
  private:
   /// `why` gets a line about a choice that husk made itself.
   Status choose_accelerator(machine::MachineOptions& machine, std::string& why) const;
+  Status choose_irqchip(machine::MachineOptions& machine) const;
   Status choose_cpu(machine::MachineOptions& machine);
   /// Warns of them or refuses, as the user wishes.
   Status missing_features(std::string_view who, const std::string& names) const;
@@ -131,6 +132,30 @@ Status Launch::choose_accelerator(machine::MachineOptions& machine, std::string&
     const KvmReport kvm = probe_kvm(ProbeDepth::decide);
     if (kvm.state == KvmReport::State::usable || kvm.state == KvmReport::State::slow) return {};
     log.info("accelerator kvm is {}: {}", to_text(kvm.state), kvm.detail);
+  }
+  return {};
+}
+
+Status Launch::choose_irqchip(machine::MachineOptions& machine) const {
+  using machine::KernelIrqchip;
+  machine.kernel_irqchip = config_.kernel_irqchip;
+  machine.lost_ticks = config_.lost_ticks.value_or(machine::LostTicks::delay);
+  const bool kvm = machine.accelerator == "kvm";
+  const bool asked_for = config_.kernel_irqchip == KernelIrqchip::on || config_.kernel_irqchip == KernelIrqchip::split;
+  const auto& named = config_.accelerators;
+  // Where KVM was to be tried first, whoever takes its place has his own.
+  const bool kvm_named = std::ranges::find(named, machine::AcceleratorKind::kvm) != named.end();
+  if (asked_for && !kvm && !kvm_named)
+    return std::unexpected(Error{fmt::format("kernel_irqchip asks for KVM's interrupt controllers, and the accelerator "
+                                             "is {}",
+                                             machine.accelerator),
+                                 "leave kernel_irqchip out, or use accelerator kvm"});
+  if (config_.lost_ticks == machine::LostTicks::delay && kvm) {
+    // Only KVM's own timer can.
+    if (config_.kernel_irqchip == KernelIrqchip::automatic) machine.kernel_irqchip = KernelIrqchip::on;
+    if (machine.kernel_irqchip != KernelIrqchip::on)
+      return std::unexpected(Error{"lost_tick_policy=delay is of KVM's own timer, which this machine does not use",
+                                   "add kernel_irqchip=on, or leave the policy out"});
   }
   return {};
 }
@@ -322,6 +347,7 @@ Status Launch::prepare() {
   HUSK_TRY(wire_devices(machine));
   std::string why;
   HUSK_TRY(choose_accelerator(machine, why));
+  HUSK_TRY(choose_irqchip(machine));
   const std::time_t now = std::time(nullptr);
   std::tm local{};
   ::localtime_r(&now, &local);

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <array>
 
-#include "app/qemu_properties.h"
 #include "app/qemu_network.h"
+#include "app/qemu_properties.h"
 #include "app/qemu_virtio.h"
 
 namespace husk::app {
@@ -28,6 +28,8 @@ struct Parser {
 
   Status machine(const std::string& value);
   Status accel(const std::string& value);
+  Status take_irqchip(Properties& properties);
+  Status global(const std::string& value);
   Status cpu(const std::string& value);
   Status memory(const std::string& value);
   Status initrd(const std::string& value);
@@ -69,6 +71,7 @@ Status Parser::machine(const std::string& value) {
       rest.remove_prefix(colon + 1);
     }
   }
+  HUSK_TRY(take_irqchip(properties));
   // What describes this board as it is.
   HUSK_TRY(properties.take_fixed("usb", {"off"}));
   HUSK_TRY(properties.take_fixed("vmport", {"off", "auto"}));
@@ -77,6 +80,34 @@ Status Parser::machine(const std::string& value) {
   HUSK_TRY(properties.take_fixed("hpet", {"on"}));
   HUSK_TRY(properties.take_fixed("graphics", {"off"}));
   return properties.finish();
+}
+
+/// Both spellings are QEMU's.
+Status Parser::take_irqchip(Properties& properties) {
+  for (const std::string_view key : {"kernel-irqchip", "kernel_irqchip"})
+    if (const auto value = properties.take(key)) {
+      auto mode = machine::parse_kernel_irqchip(*value);
+      if (!mode) return std::unexpected(std::move(mode).error().within(std::string(key)));
+      config.kernel_irqchip = *mode;
+    }
+  return {};
+}
+
+Status Parser::global(const std::string& value) {
+  constexpr std::string_view kPolicy = "kvm-pit.lost_tick_policy";
+  Properties properties(value, "", "the global property");
+  // "-global driver=D,property=P,value=V" is the long form.
+  const auto driver = properties.take("driver"), property = properties.take("property");
+  if (driver && property && *driver + "." + *property != kPolicy)
+    return refuse(fmt::format("husk has no global property {}.{}", *driver, *property),
+                  fmt::format("it has {}", kPolicy));
+  const auto policy = properties.take(driver && property ? "value" : kPolicy);
+  HUSK_TRY(properties.finish());
+  if (!policy) return refuse("no property is given", fmt::format("write -global {}=delay", kPolicy));
+  auto parsed = machine::parse_lost_ticks(*policy);
+  if (!parsed) return std::unexpected(std::move(parsed).error().within(std::string(kPolicy)));
+  config.lost_ticks = *parsed;
+  return {};
 }
 
 Status Parser::accel(const std::string& value) {
@@ -88,6 +119,7 @@ Status Parser::accel(const std::string& value) {
   }
   const auto kind = HUSK_TRY(parse_accelerator(name));
   if (kind == machine::AcceleratorKind::jit) HUSK_TRY(properties.take_fixed("thread", {"multi"}));
+  if (kind == machine::AcceleratorKind::kvm) HUSK_TRY(take_irqchip(properties));
   HUSK_TRY(properties.finish());
   config.accelerators.push_back(kind);
   return {};
@@ -157,7 +189,7 @@ Status Parser::name(const std::string& value) {
 
 Status Parser::log_items(const std::string& value) {
   static constexpr std::array<std::string_view, 9> kItems = {"int",     "exec", "cpu",     "guest_errors", "in_asm",
-                                                              "out_asm", "jit",  "nochain", "unimp"};
+                                                             "out_asm", "jit",  "nochain", "unimp"};
   using machine::TraceCategory;
   machine::DebugLogConfig& log = config.debug_log;
   std::string_view rest = value;
@@ -284,7 +316,8 @@ constexpr Option kOptions[] = {
     {"machine", "[type=]micro[,accel=A[:B...]]", "the board, and accelerators to try in order",
      method<&Parser::machine>},
     {"M", "MACHINE", "as -machine", method<&Parser::machine>},
-    {"accel", "kvm|tcg", "an accelerator to try; may be given several times", method<&Parser::accel>},
+    {"accel", "kvm[,kernel-irqchip=on|split|off]|tcg", "an accelerator to try; may be given several times",
+     method<&Parser::accel>},
     {"enable-kvm", "", "as -accel kvm", [](Parser& parser, const std::string&) { return parser.accel("kvm"); }},
     {"cpu", "MODEL[,+FEATURE][,-FEATURE][,PROPERTY=VALUE][,check=off][,enforce]", "the CPU model; 'help' lists them",
      method<&Parser::cpu>},
@@ -354,6 +387,8 @@ constexpr Option kOptions[] = {
     {"object", "filter-dump,id=ID,netdev=ID,file=FILE[,maxlen=BYTES]|rng-random|rng-builtin|iothread,id=ID",
      "a file of a network's frames (pcap); or what husk has in any case",
      [](Parser& parser, const std::string& value) { return add_object_option(parser.config, value); }},
+    {"global", "kvm-pit.lost_tick_policy=discard|delay", "ticks of KVM's own timer that the guest was too slow to take",
+     method<&Parser::global>},
     {"nodefaults", "", "no device that is not asked for", set_flag<&Parser::no_defaults>},
     {"no-user-config", "", "nothing: husk reads no configuration file", nothing},
     {"no-fd-bootchk", "", "nothing: husk has no floppy disk", nothing},

@@ -20,7 +20,7 @@ using machine::MachineConfig;
 /// The options as they are written; what they mean comes after.
 struct Written {
   std::string kernel, memory, cpus, cpu, initrd, append, firmware, console, rtc_base, rtc_clock, gdb, trace, timeout;
-  std::string log_file, pid_file, name, exec, accelerators;
+  std::string log_file, pid_file, name, exec, accelerators, irqchip;
   std::string modules_directory, overlay, directory;
   std::vector<std::string> modules, serials, chardevs, devices, disks, cdroms, networks, ports, vsocks;
   std::vector<std::string> writable, shares, passed;
@@ -58,6 +58,10 @@ std::unique_ptr<CLI::App> make_parser(Written& written) {
          "accelerators in the order to try: kvm, the host's virtualization; jit, husk's own CPU; interp, the same "
          "without translation (kvm where it is fast, else jit)")
       ->type_name("LIST")
+      ->group(machine);
+  app->add_option("--kernel-irqchip", written.irqchip,
+                  "KVM's own interrupt controllers: on, all of them; split, the local APICs; off (split)")
+      ->type_name("on|split|off")
       ->group(machine);
   app->add_option("--device", written.devices, "a device with its properties; 'husk qemu -device help' lists them")
       ->type_name("NAME,...")
@@ -260,6 +264,8 @@ Status apply_machine(MachineConfig& config, const Written& written) {
   if (!written.cpu.empty()) config.cpu = HUSK_TRY(of("--cpu", parse_cpu(written.cpu)));
   if (!written.cpus.empty()) config.cpu.topology = HUSK_TRY(of("--cpus", parse_smp(written.cpus)));
   if (!written.accelerators.empty()) HUSK_TRY(apply_accelerators(config, written.accelerators));
+  if (!written.irqchip.empty())
+    config.kernel_irqchip = HUSK_TRY(of("--kernel-irqchip", machine::parse_kernel_irqchip(written.irqchip)));
   for (const std::string& text : written.chardevs) HUSK_TRY(of("--chardev", add_chardev_option(config, text)));
   for (const std::string& text : written.devices) HUSK_TRY(of("--device", add_device_option(config, text)));
   for (const std::string& text : written.disks) HUSK_TRY(of("--disk", add_disk(config, text, false)));

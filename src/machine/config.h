@@ -23,6 +23,11 @@ enum class AcceleratorKind : std::uint8_t {
   interp,  ///< husk's own CPU, interpreting
 };
 
+/// Which interrupt controllers are KVM's: all, the local APICs, none (QEMU's kernel_irqchip).
+enum class KernelIrqchip : std::uint8_t { automatic, off, split, on };
+/// What becomes of ticks of KVM's 8254 that a guest was too slow to take (QEMU's kvm-pit.lost_tick_policy).
+enum class LostTicks : std::uint8_t { discard, delay };
+
 struct TopologyConfig {
   unsigned count = 1;  ///< CPUs; always sockets * cores * threads
   unsigned sockets = 1;
@@ -129,6 +134,8 @@ struct MachineConfig {
   std::string name = {};
   BoardKind board = BoardKind::micro;
   std::vector<AcceleratorKind> accelerators = {};  ///< tried in this order; empty: the best that works
+  KernelIrqchip kernel_irqchip = KernelIrqchip::automatic;
+  std::optional<LostTicks> lost_ticks = {};  ///< none: delay, if the timer is KVM's
   std::uint64_t memory_bytes = std::uint64_t{1} << 30;
   CpuConfig cpu = {};
   BootConfig boot = {};
@@ -180,6 +187,10 @@ Result<RtcConfig> parse_rtc_base(std::string_view text);
 /// A comma-separated list of exceptions, interrupts, io, msr, mmio, exec, in_asm, out_asm, or all (of them but the last
 /// two).
 Result<TraceSet> parse_trace(std::string_view text);
+/// on, off, split.
+Result<KernelIrqchip> parse_kernel_irqchip(std::string_view text);
+/// discard, delay.
+Result<LostTicks> parse_lost_ticks(std::string_view text);
 /// Completes what is left out of 0s (QEMU's rule since 6.2: cores first, then sockets); checks the product.
 Result<TopologyConfig> complete_topology(unsigned count, unsigned sockets, unsigned cores, unsigned threads);
 

@@ -82,6 +82,20 @@ Result<std::uint64_t> parse_number(std::string_view text, std::uint64_t most) {
   return value;
 }
 
+Result<KernelIrqchip> parse_kernel_irqchip(std::string_view text) {
+  if (text == "on") return KernelIrqchip::on;
+  if (text == "off") return KernelIrqchip::off;
+  if (text == "split") return KernelIrqchip::split;
+  return std::unexpected(
+      Error{fmt::format("'{}' is no place for interrupt controllers", text), "choose on, split or off"});
+}
+
+Result<LostTicks> parse_lost_ticks(std::string_view text) {
+  if (text == "discard") return LostTicks::discard;
+  if (text == "delay") return LostTicks::delay;
+  return std::unexpected(Error{fmt::format("'{}' is no policy for lost ticks", text), "choose discard or delay"});
+}
+
 Result<bool> parse_bool(std::string_view text) {
   if (text == "on" || text == "yes" || text == "true" || text == "y") return true;
   if (text == "off" || text == "no" || text == "false" || text == "n") return false;

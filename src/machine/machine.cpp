@@ -5,6 +5,7 @@
 #include "machine/entry.h"
 #if HUSK_HAVE_KVM
 #include "accel/kvm/kvm_accel.h"
+#include "machine/kvm_interrupts.h"
 #endif
 
 namespace husk::machine {
@@ -12,7 +13,20 @@ namespace husk::machine {
 #if HUSK_HAVE_KVM
 struct Machine::Kvm {
   std::unique_ptr<accel::kvm::System> system;
+  accel::kvm::IrqchipMode irqchip;
 };
+
+namespace {
+accel::kvm::IrqchipMode irqchip_mode(KernelIrqchip wanted) {
+  switch (wanted) {
+    case KernelIrqchip::on: return accel::kvm::IrqchipMode::on;
+    case KernelIrqchip::off: return accel::kvm::IrqchipMode::off;
+    case KernelIrqchip::split:
+    case KernelIrqchip::automatic: break;
+  }
+  return accel::kvm::IrqchipMode::split;
+}
+}  // namespace
 #else
 struct Machine::Kvm {};
 #endif
@@ -46,7 +60,9 @@ Machine::~Machine() {
 
 Status Machine::open_kvm() {
 #if HUSK_HAVE_KVM
-  kvm_ = std::make_unique<Kvm>(HUSK_TRY(accel::kvm::System::open(options_.kvm_device)));
+  kvm_ = std::make_unique<Kvm>(HUSK_TRY(accel::kvm::System::open(options_.kvm_device)),
+                               irqchip_mode(options_.kernel_irqchip));
+  kvm_->system->use_kernel_apic(kvm_->irqchip != accel::kvm::IrqchipMode::off);
   Log silent;
   options_.cpu_model =
       HUSK_TRY(kvm_->system->adapt(std::move(options_.cpu_model), options_.warn_of_missing_features ? log_ : silent));
@@ -56,6 +72,30 @@ Status Machine::open_kvm() {
 #endif
 }
 
+Result<std::unique_ptr<Interrupts>> Machine::make_accelerator(Interrupts::Deps deps) {
+#if HUSK_HAVE_KVM
+  if (kvm_) {
+    auto kvm = HUSK_TRY(accel::KvmAccel::create({.system = *kvm_->system,
+                                                 .memory = deps.memory_space,
+                                                 .io = deps.io_space,
+                                                 .clock = deps.cpu_clock,
+                                                 .log = log_,
+                                                 .irqchip = kvm_->irqchip,
+                                                 .lost_ticks = options_.lost_ticks == LostTicks::delay
+                                                                   ? accel::kvm::LostTicks::delay
+                                                                   : accel::kvm::LostTicks::discard}));
+    const auto irqchip = kvm->irqchip();
+    accelerator_ = std::move(kvm);
+    if (irqchip) return make_kvm_interrupts(irqchip, std::move(deps));
+    return OwnInterrupts::create(std::move(deps));
+  }
+#endif
+  const auto engine = options_.accelerator == "jit" ? accel::SoftEngine::jit : accel::SoftEngine::interpreter;
+  accelerator_ = std::make_unique<accel::SoftAccel>(
+      accel::SoftAccelDeps{deps.memory_space, deps.io_space, deps.cpu_clock, log_, engine, options_.statistics});
+  return OwnInterrupts::create(std::move(deps));
+}
+
 struct Machine::Cpus {
   std::unique_ptr<accel::Accelerator> accelerator;
   std::vector<std::unique_ptr<accel::Vcpu>> vcpus;
@@ -63,8 +103,10 @@ struct Machine::Cpus {
 
 Result<Machine::Cpus> Machine::make_cpus(const std::string& name) {
   Cpus made;
+  // The board has had the first one made, with its interrupt controllers.
+  if (vcpus_.empty()) made.accelerator = std::move(accelerator_);
 #if HUSK_HAVE_KVM
-  if (name == "kvm")
+  if (!made.accelerator && name == "kvm")
     made.accelerator = HUSK_TRY(
         accel::KvmAccel::create({*kvm_->system, board_->memory_space(), board_->io_space(), board_->clock(), log_}));
 #endif
@@ -102,7 +144,8 @@ Status Machine::build() {
                                         [this, alive = alive_](const std::string& cause) {
                                           // Backends are drained when little of the machine is left.
                                           if (*alive) request_stop(cause);
-                                        }},
+                                        },
+                                        [this](Interrupts::Deps deps) { return make_accelerator(std::move(deps)); }},
                                        options_.board));
 
   Cpus cpus = HUSK_TRY(make_cpus(options_.accelerator));
@@ -219,6 +262,11 @@ void Machine::drain_devices() {
 // ---- from one accelerator to another ----
 
 Status Machine::check_move(const std::string& name) {
+#if HUSK_HAVE_KVM
+  if (kvm_ && kvm_->irqchip != accel::kvm::IrqchipMode::off)
+    return std::unexpected(Error{fmt::format("accelerator {}: the guest's interrupt controllers are KVM's", name),
+                                 "start the machine with kernel_irqchip=off"});
+#endif
   if (name == "interp" || (name == "jit" && HUSK_HAVE_JIT)) {
     // KVM lets guests have it; husk's own CPUs do not.
     if (options_.cpu_model.has(cpu::Feature::svm))
@@ -228,7 +276,8 @@ Status Machine::check_move(const std::string& name) {
   }
   if (name != "kvm") return fail("accelerator {} is not built into this husk", name);
 #if HUSK_HAVE_KVM
-  if (!kvm_) kvm_ = std::make_unique<Kvm>(HUSK_TRY(accel::kvm::System::open(options_.kvm_device)));
+  if (!kvm_)
+    kvm_ = std::make_unique<Kvm>(HUSK_TRY(accel::kvm::System::open(options_.kvm_device)), accel::kvm::IrqchipMode::off);
   if (auto fits = kvm_->system->accepts(options_.cpu_model); !fits) return fits;
   if (options_.board.cpus > kvm_->system->caps().most_vcpus)
     return fail("accelerator kvm: the machine has {} CPUs, and KVM on this host at most {}", options_.board.cpus,

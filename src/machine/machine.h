@@ -51,6 +51,8 @@ struct MachineOptions {
   MicroBoard::Config board;
   std::string accelerator = "interp";  ///< or "kvm"
   std::string kvm_device = "/dev/kvm";
+  KernelIrqchip kernel_irqchip = KernelIrqchip::automatic;  ///< KVM only
+  LostTicks lost_ticks = LostTicks::delay;                  ///< of KVM's 8254
   cpu::CpuModel cpu_model;
   bool warn_of_missing_features = true;  ///< one line about what the accelerator had to leave out of the model
   bool statistics = false;               ///< have the accelerator count what costs time to count
@@ -131,6 +133,8 @@ class Machine final : private core::MachineControl {
   struct Kvm;
   Status build();
   Status open_kvm();
+  /// Called by the board when its memory is there.
+  Result<std::unique_ptr<Interrupts>> make_accelerator(Interrupts::Deps deps);
   struct Cpus;
   /// An accelerator with CPUs in the state of reset; nothing of the machine refers to them yet.
   Result<Cpus> make_cpus(const std::string& accelerator);

@@ -13,7 +13,7 @@ using mem::kPageSize;
 Result<std::unique_ptr<MicroBoard>> MicroBoard::create(Deps deps, Config config) {
   std::unique_ptr<MicroBoard> board(new MicroBoard(std::move(deps), std::move(config)));
   HUSK_TRY(board->build_memory());
-  board->build_interrupts();
+  HUSK_TRY(board->build_interrupts());
   HUSK_TRY(board->build_chipset());
   HUSK_TRY(board->build_serial_ports());
   HUSK_TRY(board->build_test_devices());
@@ -59,38 +59,21 @@ Status MicroBoard::build_memory() {
   return {};
 }
 
-void MicroBoard::build_interrupts() {
-  apic_mmio_ = std::make_unique<devices::ApicMmio>(devices::ApicMmio::Deps{memory_space_, apic_bus_});
-  for (unsigned i = 0; i < config_.cpus; ++i) {
-    apic_domains_.push_back(std::make_unique<mem::LockDomain>());
-    apic_clocks_.push_back(deps_.clock.for_domain(apic_domains_.back().get()));
-    const std::uint64_t tsc_hertz = deps_.cpu_model.tsc_hz;
-    apics_.push_back(std::make_unique<devices::LocalApic>(devices::LocalApic::Deps{
-        .index = i,
-        .id = cpu::apic_id_of(deps_.cpu_model.topology, i),
-        .bootstrap = i == 0,
-        .pins = *deps_.pins[i],
-        .clock = *apic_clocks_.back(),
-        .domain = apic_domains_.back().get(),
-        .bus = apic_bus_,
-        .ext_int_acknowledge = [this] { return pic_->acknowledge(); },
-        .eoi_broadcast = [this](std::uint8_t vector) { ioapic_->end_of_interrupt(vector); },
-        .base_changed = [this] { apic_mmio_->bases_changed(); },
-        .read_tsc = [this, tsc_hertz] { return core::ticks_at(cpu_clock_->now(), tsc_hertz); },
-        .tsc_hertz = tsc_hertz,
-        .x2apic = deps_.cpu_model.has(cpu::Feature::x2apic),
-        .physical_bits = deps_.cpu_model.physical_bits,
-    }));
-    add(*apics_.back(), apic_domains_.back().get());
-  }
-  ioapic_ = std::make_unique<devices::Ioapic>(devices::Ioapic::Deps{memory_space_, &chipset_, apic_bus_});
-  pic_ = std::make_unique<devices::PicPair>(devices::PicPair::Deps{
-      .io_space = io_space_, .domain = &chipset_, .interrupt = core::InterruptLine(ext_int_wire_, 0)});
-  isa_ = std::make_unique<IsaInterrupts>(*pic_, *ioapic_);
-  irq0_ = std::make_unique<core::SharedLine>(isa_->line(0));
-  irq8_ = std::make_unique<core::SharedLine>(isa_->line(8));
-  add(*ioapic_, &chipset_);
-  add(*pic_, &chipset_);
+Status MicroBoard::build_interrupts() {
+  const Interrupts::Deps wanted{.memory_space = memory_space_,
+                                .io_space = io_space_,
+                                .clock = deps_.clock,
+                                .chipset_clock = *chipset_clock_,
+                                .cpu_clock = *cpu_clock_,
+                                .chipset = chipset_,
+                                .cpu_model = deps_.cpu_model,
+                                .pins = deps_.pins,
+                                .log = deps_.log};
+  interrupts_ = HUSK_TRY(deps_.interrupts ? deps_.interrupts(wanted) : OwnInterrupts::create(wanted));
+  irq0_ = std::make_unique<core::SharedLine>(isa_line(0));
+  irq8_ = std::make_unique<core::SharedLine>(isa_line(8));
+  for (const Entry& entry : interrupts_->controllers()) devices_.push_back(entry);
+  return {};
 }
 
 Status MicroBoard::build_chipset() {
@@ -99,16 +82,16 @@ Status MicroBoard::build_chipset() {
   i8042_ = HUSK_TRY(devices::I8042::create({.io = io_space_,
                                             .domain = &chipset_,
                                             .clock = *chipset_clock_,
-                                            .keyboard_irq = isa_->line(1),
-                                            .mouse_irq = isa_->line(12),
+                                            .keyboard_irq = isa_line(1),
+                                            .mouse_irq = isa_line(12),
                                             .control = deps_.control,
                                             .a20 = *a20_,
                                             .leds_changed = {}},
                                            {}));
   port92_ = HUSK_TRY(devices::Port92::create({io_space_, &chipset_, deps_.control, *a20_}));
   reset_control_ = std::make_unique<devices::ResetControl>(devices::ResetControl::Deps{deps_.control});
-  fpu_error_ = HUSK_TRY(devices::FpuError::create({io_space_, &chipset_, isa_->line(kFpuIrq)}));
-  pit_ = std::make_unique<devices::Pit>(devices::Pit::Deps{io_space_, &chipset_, *chipset_clock_, irq0_->share("pit")});
+  fpu_error_ = HUSK_TRY(devices::FpuError::create({io_space_, &chipset_, isa_line(kFpuIrq)}));
+  core::Device& pit = interrupts_->make_timer(irq0_->share("pit"));
   rtc_ = std::make_unique<devices::Rtc>(devices::Rtc::Deps{.io_space = io_space_,
                                                            .domain = &chipset_,
                                                            .clock = *chipset_clock_,
@@ -119,16 +102,16 @@ Status MicroBoard::build_chipset() {
   hpet_ = std::make_unique<devices::Hpet>(devices::Hpet::Deps{.memory_space = memory_space_,
                                                               .domain = &chipset_,
                                                               .clock = *chipset_clock_,
-                                                              .msi = apic_bus_,
+                                                              .msi = interrupts_->messages(),
                                                               .routes = hpet_wires(),
                                                               .irq0 = irq0_->share("hpet"),
                                                               .irq8 = irq8_->share("hpet"),
                                                               .legacy_replacement = [this](bool on) {
-                                                                pit_->set_output_disabled(on);
+                                                                interrupts_->disable_timer_output(on);
                                                                 rtc_->set_output_disabled(on);
                                                               }});
   pm_ = HUSK_TRY(devices::AcpiPm::create(
-      {io_space_, &chipset_, *chipset_clock_, isa_->line(kSciIrq), deps_.control, deps_.log}, {}));
+      {io_space_, &chipset_, *chipset_clock_, isa_line(kSciIrq), deps_.control, deps_.log}, {}));
   pci_host_ =
       HUSK_TRY(devices::pci::PciHost::create({memory_space_, io_space_, &pci_, pci_bus_, reset_control_.get()}));
   host_bridge_ = HUSK_TRY(devices::pci::HostBridge::create({pci_bus_, *pci_host_}, {.ecam_base = kEcamBase}));
@@ -136,10 +119,10 @@ Status MicroBoard::build_chipset() {
       {pci_bus_, [this](std::optional<std::uint16_t> base) { pm_->set_base(base); }, {}, &chipset_},
       {.multifunction = false}));
   std::vector<core::InterruptLine> wires;
-  for (unsigned pirq = 0; pirq < kPciWires; ++pirq) wires.emplace_back(*ioapic_, kFirstPciGsi + pirq);
+  for (unsigned pirq = 0; pirq < kPciWires; ++pirq) wires.emplace_back(interrupts_->ioapic(), kFirstPciGsi + pirq);
   intx_ = std::make_unique<devices::pci::IntxRouter>(&chipset_, std::move(wires));
-  for (core::Device* device : std::initializer_list<core::Device*>{
-           i8042_.get(), port92_.get(), fpu_error_.get(), pit_.get(), rtc_.get(), hpet_.get(), pm_.get(), lpc_.get()})
+  for (core::Device* device : std::initializer_list<core::Device*>{i8042_.get(), port92_.get(), fpu_error_.get(), &pit,
+                                                                   rtc_.get(), hpet_.get(), pm_.get(), lpc_.get()})
     add(*device, &chipset_);
   // What the configuration ports lead to, the reset control at CF9h included.
   for (core::Device* device :
@@ -150,7 +133,7 @@ Status MicroBoard::build_chipset() {
 
 std::vector<core::InterruptLine> MicroBoard::hpet_wires() {
   std::vector<core::InterruptLine> wires;
-  for (unsigned pin = 0; pin < devices::kIoapicPins; ++pin) wires.emplace_back(*ioapic_, pin);
+  for (unsigned pin = 0; pin < devices::kIoapicPins; ++pin) wires.emplace_back(interrupts_->ioapic(), pin);
   return wires;
 }
 
@@ -162,7 +145,7 @@ Status MicroBoard::build_serial_ports() {
     serial_.push_back(HUSK_TRY(devices::SerialPort::create({.io = io_space_,
                                                             .domain = &chipset_,
                                                             .clock = *chipset_clock_,
-                                                            .irq = isa_->line(com.irq),
+                                                            .irq = isa_line(com.irq),
                                                             .backend = backends_.back().get()},
                                                            {fmt::format("uart{}", i), com.base})));
     add(*serial_.back(), &chipset_);
@@ -189,16 +172,17 @@ Status MicroBoard::build_test_devices() {
   }
   if (config_.pc_testdev) {
     std::array<core::InterruptLine, devices::PcTestdev::kLines> lines;
-    for (unsigned i = 0; i < lines.size(); ++i) lines[i] = i < 16 ? isa_->line(i) : core::InterruptLine(*ioapic_, i);
+    for (unsigned i = 0; i < lines.size(); ++i)
+      lines[i] = i < 16 ? isa_line(i) : core::InterruptLine(interrupts_->ioapic(), i);
     keep(HUSK_TRY(devices::PcTestdev::create({memory_space_, io_space_, &chipset_, std::move(lines)})));
   }
   return {};
 }
 
 Status MicroBoard::build_virtio() {
-  virtio_ = std::make_unique<VirtioDevices>(
-      VirtioDevices::Deps{memory_space_, io_space_, deps_.clock, deps_.log, apic_bus_, pci_bus_, config_.cpus,
-                          deps_.stop, [this](core::Device& device, mem::LockDomain* domain) { add(device, domain); }});
+  virtio_ = std::make_unique<VirtioDevices>(VirtioDevices::Deps{
+      memory_space_, io_space_, deps_.clock, deps_.log, interrupts_->messages(), pci_bus_, config_.cpus, deps_.stop,
+      [this](core::Device& device, mem::LockDomain* domain) { add(device, domain); }});
   for (const VirtioSpec& spec : config_.virtio) HUSK_TRY(virtio_->add(spec));
   return {};
 }

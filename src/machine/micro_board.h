@@ -22,11 +22,6 @@
 #include "devices/chipset/port92.h"
 #include "devices/chipset/reset_control.h"
 #include "devices/input/i8042.h"
-#include "devices/intc/apic_bus.h"
-#include "devices/intc/apic_mmio.h"
-#include "devices/intc/ioapic.h"
-#include "devices/intc/local_apic.h"
-#include "devices/intc/pic8259.h"
 #include "devices/pci/bus.h"
 #include "devices/pci/host.h"
 #include "devices/pci/q35.h"
@@ -35,35 +30,14 @@
 #include "devices/testdev/isa_debugcon.h"
 #include "devices/testdev/pc_testdev.h"
 #include "devices/timer/hpet.h"
-#include "devices/timer/pit8254.h"
 #include "devices/timer/rtc_mc146818.h"
 #include "machine/config.h"
+#include "machine/interrupts.h"
 #include "machine/virtio_devices.h"
 #include "machine/vm_clock.h"
 #include "mem/address_space.h"
 
 namespace husk::machine {
-
-/// One wire of an ISA interrupt ends at both controllers; the guest masks the one that it does not use.
-class IsaInterrupts final : public core::LineSink {
- public:
-  IsaInterrupts(devices::PicPair& pic, devices::Ioapic& ioapic) : pic_(pic), ioapic_(ioapic) {}
-  core::InterruptLine line(unsigned irq) { return core::InterruptLine(*this, irq); }
-
- private:
-  /// ISA interrupt 0 is wired to pin 2 of the I/O APIC, as the MADT's override says.
-  static unsigned ioapic_pin(unsigned irq) { return irq == 0 ? 2 : irq; }
-  void set_pin(unsigned irq, bool level) override {
-    pic_.set_pin(irq, level);
-    ioapic_.set_pin(ioapic_pin(irq), level);
-  }
-  void restore_pin(unsigned irq, bool level) override {
-    pic_.restore_pin(irq, level);
-    ioapic_.restore_pin(ioapic_pin(irq), level);
-  }
-  devices::PicPair& pic_;
-  devices::Ioapic& ioapic_;
-};
 
 /// Makes the host's end of a character device, whose callbacks run with `domain` held. `name` is for the user.
 using CharBackendFactory =
@@ -95,6 +69,7 @@ class MicroBoard final {
     const cpu::CpuModel& cpu_model;
     /// A disk's error is to stop the machine until the user lets it go on. On any thread.
     std::function<void(const std::string& cause)> stop;
+    InterruptsFactory interrupts = {};  ///< none: OwnInterrupts
   };
 
   static constexpr mem::Gpa kLowRamMax = 0x8000'0000;
@@ -115,7 +90,7 @@ class MicroBoard final {
 
   mem::AddressSpace& memory_space() { return memory_space_; }
   mem::AddressSpace& io_space() { return io_space_; }
-  core::CpuInterrupts& interrupts(unsigned cpu) { return *apics_[cpu]; }
+  core::CpuInterrupts& interrupts(unsigned cpu) { return interrupts_->cpu(cpu); }
   /// The wires FERR# and IGNNE# of a CPU: PCs connect those of the first one only.
   std::function<bool(bool asserted)> floating_point_error(unsigned cpu);
   /// A clock without a lock, for CPUs.
@@ -133,30 +108,15 @@ class MicroBoard final {
   void reset(core::ResetKind kind);
   void press_power_button();
   /// Every device, for inspection and state: in the order in which they are saved.
-  struct Entry {
-    core::Device* device;
-    mem::LockDomain* domain;  ///< null: locks itself
-  };
+  using Entry = Interrupts::Entry;
   std::span<const Entry> devices() const { return devices_; }
   devices::I8042& keyboard() { return *i8042_; }
   mem::LockDomain& chipset_domain() { return chipset_; }
 
  private:
-  /// Hands the 8259's output to LINT0 of every local APIC.
-  struct ExtIntWire final : core::LineSink {
-    explicit ExtIntWire(std::vector<std::unique_ptr<devices::LocalApic>>& all) : apics(all) {}
-    void set_pin(unsigned, bool level) override {
-      for (auto& apic : apics) apic->set_pin(0, level);
-    }
-    void restore_pin(unsigned, bool level) override {
-      for (auto& apic : apics) apic->restore_pin(0, level);
-    }
-    std::vector<std::unique_ptr<devices::LocalApic>>& apics;
-  };
-
   MicroBoard(Deps deps, Config config);
   Status build_memory();
-  void build_interrupts();
+  Status build_interrupts();
   Status build_chipset();
   Status build_serial_ports();
   Status build_test_devices();
@@ -165,6 +125,7 @@ class MicroBoard final {
   Status assign_pci_resources();
   /// A wire to each I/O APIC pin that the HPET may use, by pin.
   std::vector<core::InterruptLine> hpet_wires();
+  core::InterruptLine isa_line(unsigned irq) { return core::InterruptLine(interrupts_->isa(), irq); }
   void add(core::Device& device, mem::LockDomain* domain) { devices_.push_back({&device, domain}); }
   boot::AcpiConfig acpi_config() const;
 
@@ -175,9 +136,7 @@ class MicroBoard final {
   /// Locks nest in this order: PCI configuration, a PCI function's own, the chipset's.
   mem::LockDomain pci_;
   mem::LockDomain chipset_;
-  std::vector<std::unique_ptr<mem::LockDomain>> apic_domains_;
   std::unique_ptr<core::Clock> cpu_clock_, chipset_clock_;
-  std::vector<std::unique_ptr<core::Clock>> apic_clocks_;
 
   std::vector<std::unique_ptr<mem::RamRegion>> ram_;
   std::vector<mem::RamRegion*> ram_list_;
@@ -185,13 +144,7 @@ class MicroBoard final {
   std::uint64_t below_4g_ = 0, above_4g_ = 0;
 
   std::vector<std::unique_ptr<core::CharBackend>> backends_;  // outlive the devices that use them
-  devices::ApicBus apic_bus_;
-  std::unique_ptr<devices::ApicMmio> apic_mmio_;
-  std::vector<std::unique_ptr<devices::LocalApic>> apics_;
-  ExtIntWire ext_int_wire_{apics_};
-  std::unique_ptr<devices::Ioapic> ioapic_;
-  std::unique_ptr<devices::PicPair> pic_;
-  std::unique_ptr<IsaInterrupts> isa_;
+  std::unique_ptr<Interrupts> interrupts_;
   /// IRQ0 and IRQ8 have two sources each: PIT and RTC, and the HPET in legacy replacement.
   std::unique_ptr<core::SharedLine> irq0_, irq8_;
   std::unique_ptr<devices::A20Gate> a20_;
@@ -199,7 +152,6 @@ class MicroBoard final {
   std::unique_ptr<devices::FpuError> fpu_error_;
   std::unique_ptr<devices::ResetControl> reset_control_;
   std::unique_ptr<devices::I8042> i8042_;
-  std::unique_ptr<devices::Pit> pit_;
   std::unique_ptr<devices::Rtc> rtc_;
   std::unique_ptr<devices::Hpet> hpet_;
   std::unique_ptr<devices::AcpiPm> pm_;

@@ -9,6 +9,7 @@ and the same kernel, initramfs and command line.
 """
 import argparse
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -66,14 +67,16 @@ def main():
     parser.add_argument("--qemu", default="qemu-system-x86_64")
     parser.add_argument("--kvmtool")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="a regular expression: which of them")
     parser.add_argument("--cpu", default="max,-xsave", help="husk's CPU model")
     options = parser.parse_args()
     cache = bed.guest_cache(None)
     kernel, initrd = str(cache / "cloud/vmlinuz"), "/dev/shm/initrd"
     initramfs(pathlib.Path(initrd), cache)
     lines = {
-        "husk": [options.husk, "run", kernel, "--initrd", initrd, "--accel", "kvm", "--cpu", options.cpu, "-m", "512M",
-                 "--append", LINE],
+        f"husk {mode}": [options.husk, "run", kernel, "--initrd", initrd, "--accel", "kvm", "--kernel-irqchip", mode,
+                         "--cpu", options.cpu, "-m", "512M", "--append", LINE] for mode in ("off", "split", "on")
+    } | {
         "qemu q35": [options.qemu, "-machine", "q35", "-accel", "kvm", "-cpu", "host,-xsave", "-m", "512", "-nodefaults",
                      "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", kernel, "-initrd", initrd, "-append",
                      LINE],
@@ -86,6 +89,8 @@ def main():
                             "--console", "serial"]
     for _ in range(options.rounds):
         for name, line in lines.items():
+            if options.only and not re.fullmatch(options.only, name):
+                continue
             result = boot(line)
             if result:
                 print(f"{name}: {result[0]:.2f} s " + " ".join(f"{key}={value}" for key, value in result[1].items()),

@@ -2,17 +2,18 @@
 # husk: tests of husk on a true /dev/kvm, in the nested bed or on this host
 """Tests of husk on KVM.
 
-    test_kvm.py --husk PROGRAM --images DIRECTORY [--unit PROGRAM] [--qemu PROGRAM] [--here] LANE
+    test_kvm.py --husk PROGRAM --images DIRECTORY [--unit PROGRAM]... [--qemu PROGRAM] [--here] LANE
 
 Lanes: `ring0` runs the ring-0 images; `machine` runs the accelerator's own tests and boots Debian's cloud kernel with each
-number of CPUs in --cpus (1 and 2), and stops one again and again with its CPU state written back; `moves` carries a running
-one from KVM to husk's own CPUs and back, --moves times.
+pair of a place for the interrupt controllers and a number of CPUs in --boots, and stops one again and again with its CPU
+state written back; `moves` carries a running one from KVM to husk's own CPUs and back, --moves times.
 --here uses this host's /dev/kvm and not the bed. Exit status 0: passed; 77: something that the test needs is missing.
 """
 import argparse
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -75,24 +76,30 @@ def ring0(lane):
 
 
 SCRIPT = "echo CPUS $(grep -c ^processor /proc/cpuinfo) CLOCK " \
-    "$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource) SUM $(seq 1 2000 | md5sum | cut -c1-8)"
+    "$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource) SUM $(seq 1 2000 | md5sum | cut -c1-8) " \
+    "EVENTS $(cat /sys/devices/system/clockevents/clockevent0/current_device)"
 SUM = "ea4d0a24"
 
 
-def boot_line(lane, cpus):
-    return [lane.options.husk, "run", str(KERNEL), "--accel", "kvm", "--cpu", lane.cpu, "-m", "512M", "--cpus", str(cpus),
-            "--append", "quiet", "--timeout", "150", "--exec", SCRIPT]
+def boot_line(lane, irqchip, cpus):
+    return [lane.options.husk, "run", str(KERNEL), "--accel", "kvm", "--kernel-irqchip", irqchip, "--cpu", lane.cpu, "-m",
+            "512M", "--cpus", cpus, "--append", "quiet", "--timeout", "150", "--exec", SCRIPT]
 
 
-def check_boot(lane, cpus, status, output):
-    lane.expect(status == 0 and f"CPUS {cpus} CLOCK" in output, f"boots with {cpus} CPU(s)", output)
-    lane.expect("CLOCK kvm-clock" in output or "CLOCK tsc" in output, f"with {cpus} CPU(s) the clock is a fast one", output)
-    lane.expect(f"SUM {SUM}" in output, f"with {cpus} CPU(s) user programs compute right", output)
+def check_boot(lane, irqchip, cpus, status, output):
+    who = f"kernel_irqchip={irqchip}, {cpus} CPU(s):"
+    lane.expect(status == 0 and f"CPUS {cpus} CLOCK" in output, f"{who} boots", output)
+    lane.expect("CLOCK kvm-clock" in output or "CLOCK tsc" in output, f"{who} the clock is a fast one", output)
+    lane.expect("EVENTS " + ("lapic\n" if irqchip == "off" else "lapic-deadline") in output.replace("\r", ""),
+                f"{who} the timer is the local APIC's best", output)
+    lane.expect(f"SUM {SUM}" in output, f"{who} user programs compute right", output)
 
 
 def unit_tests(lane):
-    unit = os.path.abspath(lane.options.unit)
-    status, output = lane.command([unit, f"--gtest_filter=-{IN_TCG}"], 120)
+    """The accelerator's tests, and the machine's that need KVM."""
+    line = " && ".join(shlex.join([os.path.abspath(program), f"--gtest_filter=Kvm*-{IN_TCG}"])
+                       for program in lane.options.unit)
+    status, output = lane.command(["sh", "-c", line], 120)
     lane.expect(status == 0 and "SKIPPED" not in output, "the accelerator's own tests, none skipped", output)
 
 
@@ -100,20 +107,19 @@ def machine(lane):
     if lane.options.unit:
         unit_tests(lane)
     script = []
-    for cpus in lane.options.cpus:
-        line = " ".join("'" + word.replace("'", "'\\''") + "'" for word in boot_line(lane, cpus))
-        script.append(f"echo == cpus {cpus}; {line}; echo == status $?")
+    for irqchip, cpus in (pair.split(":") for pair in lane.options.boots):
+        script.append(f"echo == boot {irqchip} {cpus}; {shlex.join(boot_line(lane, irqchip, cpus))}; echo == status $?")
     script.append(f"echo == stops; python3 {STOP_AND_GO} --husk {lane.options.husk} --kernel {KERNEL} --cpu {lane.cpu} "
                   "--cpus 2 --stops 30; echo == status $?")
     status, output = lane.command(["sh", "-c", "; ".join(script)], 300)
     lane.expect(status == 0, "the bed works", output)
-    for part in re.split(r"^== (?=cpus|stops)", output, flags=re.M)[1:]:
+    for part in re.split(r"^== (?=boot|stops)", output, flags=re.M)[1:]:
         found = re.search(r"^== status (\d+)", part, re.M)
         code = int(found[1]) if found else -1
         if part.startswith("stops"):
             lane.expect(code == 0, "Linux survives that its CPU state is taken out and put back 30 times", part)
         else:
-            check_boot(lane, int(part.split()[1]), code, part)
+            check_boot(lane, *part.split()[1:3], code, part)
 
 
 def moves(lane):
@@ -132,10 +138,11 @@ def main():
     parser.add_argument("--images", type=pathlib.Path, default=pathlib.Path())
     parser.add_argument("--load", help="the program of tests/guest/moves")
     parser.add_argument("--moves", type=int, default=4)
-    parser.add_argument("--unit", help="the program accel_kvm_test")
+    parser.add_argument("--unit", action="append", default=[], help="the programs accel_kvm_test and machine_test")
     parser.add_argument("--qemu", default="qemu-system-x86_64")
     parser.add_argument("--here", action="store_true")
-    parser.add_argument("--cpus", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--boots", nargs="*", metavar="IRQCHIP:CPUS",
+                        default=["split:1", "split:2", "on:1", "on:2", "off:1", "off:2"])
     parser.add_argument("lane", choices=("ring0", "machine", "moves"))
     options = parser.parse_args()
     if not KERNEL.exists():

@@ -53,6 +53,8 @@ Status KvmAccel::start() {
     enable.args[0] = 1;
     if (call(vm_.get(), KVM_ENABLE_CAP, &enable) != 0) return fail_errno(errno, "KVM_CAP_X86_TRIPLE_FAULT_EVENT");
   }
+  if (deps_.irqchip != kvm::IrqchipMode::off)
+    irqchip_ = HUSK_TRY(kvm::Irqchip::create(vm_.get(), deps_.irqchip, deps_.lost_ticks));
   tsc_hz_ = deps_.system.tsc_hz();
   slots_ = std::make_unique<kvm::MemorySlots>(
       kvm::MemorySlots::Deps{vm_.get(), deps_.system.caps().readonly_memory, deps_.system.caps().most_slots});
@@ -137,6 +139,7 @@ void KvmAccel::time_starts() {
   const core::VmTime now = deps_.clock.now();
   host_tsc_at_start_ = __rdtsc();
   machine_tsc_at_start_ = core::ticks_at(now, tsc_hz_) + tsc_drift_;
+  if (irqchip_) irqchip_->time_starts();
   if (!deps_.system.caps().adjust_clock) return;
   kvm_clock_data clock{};
   clock.clock = std::max<std::uint64_t>(now, kvm_clock_);
@@ -148,6 +151,7 @@ void KvmAccel::time_stops() {
   if (--running_ != 0) return;
   const std::uint64_t machine_tsc = __rdtsc() + host_to_machine_tsc();
   tsc_drift_ = machine_tsc - core::ticks_at(deps_.clock.now(), tsc_hz_);
+  if (irqchip_) irqchip_->time_stops();
   kvm_clock_data clock{};
   if (deps_.system.caps().adjust_clock && call(vm_.get(), KVM_GET_CLOCK, &clock) == 0) kvm_clock_ = clock.clock;
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "accel/accel.h"
+#include "accel/kvm/irqchip.h"
 #include "accel/kvm/memory_slots.h"
 #include "accel/kvm/system.h"
 #include "host/unique_fd.h"
@@ -23,10 +24,13 @@ struct KvmAccelDeps {
   mem::AddressSpace& io;
   const core::Clock& clock;
   Log& log;
+  kvm::IrqchipMode irqchip = kvm::IrqchipMode::off;
+  kvm::LostTicks lost_ticks = kvm::LostTicks::discard;
 };
 
-/// Runs CPUs by the host's virtualization. Interrupt controllers and timers are husk's own, so that nothing of a
-/// machine but its CPUs knows of KVM; KVM offers a CPU's interrupt by KVM_INTERRUPT and an interrupt window.
+/// Runs CPUs by the host's virtualization. Where the local APICs are husk's own (IrqchipMode::off), a CPU's interrupt
+/// is given to KVM by KVM_INTERRUPT and an interrupt window; else KVM has the local APICs, with what wakes, starts and
+/// interrupts a CPU, and whoever makes the machine connects the rest to irqchip().
 class KvmAccel final : public Accelerator {
  public:
   static Result<std::unique_ptr<KvmAccel>> create(KvmAccelDeps deps);
@@ -37,6 +41,9 @@ class KvmAccel final : public Accelerator {
   Status add_ram(mem::RamRegion& region) override;
   /// KVM cannot mask address bit 20: a closed gate is ignored, as by every VMM on KVM.
   void set_a20(bool open) override;
+
+  /// Null: IrqchipMode::off.
+  const std::shared_ptr<kvm::Irqchip>& irqchip() const { return irqchip_; }
 
   /// Sent to a vCPU's thread to take it out of the guest. Its handler does nothing; husk installs it with the first
   /// accelerator, and no other part of husk may use it.
@@ -72,6 +79,7 @@ class KvmAccel final : public Accelerator {
 
   KvmAccelDeps deps_;
   host::UniqueFd vm_;
+  std::shared_ptr<kvm::Irqchip> irqchip_;
   std::unique_ptr<kvm::MemorySlots> slots_;
   std::mutex layout_mutex_;
   Error layout_error_;  ///< of the last exchange; under layout_mutex_

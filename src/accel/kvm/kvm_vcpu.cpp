@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,23 +22,31 @@ Result<std::unique_ptr<Vcpu>> KvmVcpu::create(KvmAccel& accel, VcpuDeps deps) {
   return vcpu;
 }
 
-KvmVcpu::KvmVcpu(KvmAccel& accel, VcpuDeps deps) : accel_(accel), deps_(deps) {
+KvmVcpu::KvmVcpu(KvmAccel& accel, VcpuDeps deps) : accel_(accel), deps_(deps), kernel_apic_(accel.irqchip_ != nullptr) {
   const std::lock_guard lock(accel_.vcpus_mutex_);
   accel_.vcpus_.push_back(this);
 }
 
 KvmVcpu::~KvmVcpu() {
+  if (kernel_apic_) accel_.irqchip_->remove_vcpu(deps_.index);
   const std::lock_guard lock(accel_.vcpus_mutex_);
   std::erase(accel_.vcpus_, this);
 }
 
 Status KvmVcpu::build() {
   const kvm::System& system = accel_.deps_.system;
-  fd_.reset(call(accel_.vm_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(deps_.index)));
+  const unsigned apic_id = cpu::apic_id_of(deps_.model.topology, deps_.index);
+  // Messages to KVM's local APICs have eight bits for the destination, and all ones are everybody.
+  constexpr unsigned kMostApicId = 254;
+  if (kernel_apic_ && apic_id > kMostApicId)
+    return std::unexpected(Error{fmt::format("CPU {} has the APIC id {}, and KVM's own local APICs go up to {} here",
+                                             deps_.index, apic_id, kMostApicId),
+                                 "use kernel_irqchip=off"});
+  // KVM's local APIC takes its id from the vCPU's.
+  fd_.reset(call(accel_.vm_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(kernel_apic_ ? apic_id : deps_.index)));
   if (!fd_) return fail_errno(errno, fmt::format("KVM_CREATE_VCPU for CPU {}", deps_.index));
   area_ = HUSK_TRY(host::Mmap::shared(fd_.get(), 0, system.caps().vcpu_area_bytes, true));
   run_ = reinterpret_cast<kvm_run*>(area_.data());
-  const unsigned apic_id = cpu::apic_id_of(deps_.model.topology, deps_.index);
   const auto cpuid = kvm::cpuid_table(system, deps_.model, apic_id);
   if (call(fd_.get(), kvm::kSetCpuid2, cpuid.get()) != 0) {
     Error error = fail_errno(errno, fmt::format("KVM refuses the CPU model {}", deps_.model.name)).error();
@@ -54,6 +63,7 @@ Status KvmVcpu::build() {
   if (deps_.index != 0) state.activity = cpu::Activity::wait_for_sipi;
   HUSK_TRY(replace_state(state));
   other_msrs_at_reset_ = other_msrs();
+  if (kernel_apic_) accel_.irqchip_->add_vcpu(deps_.index, fd_.get());
   return {};
 }
 
@@ -106,6 +116,60 @@ bool KvmVcpu::sleep() {
   return woken;
 }
 
+// ---- an end that KVM does not tell of ----
+
+namespace {
+/// Takes this thread out of the guest once a second.
+class EverySecond {
+ public:
+  EverySecond() {
+    sigevent event{};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = KvmAccel::kick_signal();
+    event._sigev_un._tid = static_cast<pid_t>(::syscall(SYS_gettid));
+    if (::timer_create(CLOCK_MONOTONIC, &event, &timer_) != 0) return;
+    made_ = true;
+    const itimerspec period{{1, 0}, {1, 0}};
+    (void)::timer_settime(timer_, 0, &period, nullptr);
+  }
+  ~EverySecond() {
+    if (made_) (void)::timer_delete(timer_);
+  }
+  EverySecond(const EverySecond&) = delete;
+  EverySecond& operator=(const EverySecond&) = delete;
+
+ private:
+  timer_t timer_{};
+  bool made_ = false;
+};
+}  // namespace
+
+void KvmVcpu::forget_hopeless() {
+  if (std::exchange(hopeless_looks_, 0u) != 0) accel_.hopeless_.fetch_sub(1);
+}
+
+std::optional<Exit> KvmVcpu::look_for_end() {
+  // Signals come for other reasons too.
+  constexpr std::int64_t kLeastWait = 800'000'000;
+  timespec time{};
+  ::clock_gettime(CLOCK_MONOTONIC, &time);
+  const std::int64_t at = std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  if (at - last_look_ns_ < kLeastWait) return std::nullopt;
+  last_look_ns_ = at;
+  const cpu::Activity now = activity();
+  kvm_regs regs{};
+  bool hopeless = now == cpu::Activity::wait_for_sipi;
+  if (now == cpu::Activity::halted && call(fd_.get(), KVM_GET_REGS, &regs) == 0) hopeless = !(regs.rflags & cpu::kIF);
+  if (!hopeless) {
+    forget_hopeless();
+    return std::nullopt;
+  }
+  if (hopeless_looks_++ == 0) accel_.hopeless_.fetch_add(1);
+  // One that another CPU has started since its last look tells so at its next: two looks of this one later.
+  if (accel_.hopeless_.load() < accel_.vcpus_.size() || hopeless_looks_ < 3) return std::nullopt;
+  return Exit{Exit::Reason::stuck, 0, {}};
+}
+
 // ---- the loop ----
 
 Exit KvmVcpu::run() {
@@ -117,23 +181,36 @@ Exit KvmVcpu::run() {
   }
   accel_.time_starts();
   Exit exit;
-  if (const auto set = apply_tsc_offset(); !set)
-    exit = {Exit::Reason::failed, 0, set.error()};
-  else if (const auto stepped = step_over_breakpoint(); !stepped)
-    exit = {Exit::Reason::failed, 0, stepped.error()};
+  if (const auto ready = prepare(); !ready)
+    exit = {Exit::Reason::failed, 0, ready.error()};
   else
-    exit = loop();
+    exit = kernel_apic_ ? loop_with_looks() : loop();
   if (const auto worse = settle()) exit = *worse;
+  forget_hopeless();
   take_tsc_offset();
   accel_.time_stops();
   return exit;
+}
+
+Status KvmVcpu::prepare() {
+  HUSK_TRY(apply_tsc_offset());
+  // KVM armed its timer by the offset of the last run, and has let it run on while the machine stood.
+  std::uint64_t deadline = 0;
+  if (kernel_apic_ && accel_.irqchip_->get_msr(deps_.index, kvm::kMsrTscDeadline, deadline) && deadline != 0)
+    (void)accel_.irqchip_->set_msr(deps_.index, kvm::kMsrTscDeadline, deadline);
+  return step_over_breakpoint();
+}
+
+Exit KvmVcpu::loop_with_looks() {
+  const EverySecond look;
+  return loop();
 }
 
 Exit KvmVcpu::loop() {
   for (;;) {
     if (auto exit = attend()) return std::move(*exit);
     if (activity_ == cpu::Activity::shutdown) return {Exit::Reason::shutdown, 0, {}};
-    if (activity_ != cpu::Activity::running) {
+    if (!kernel_apic_ && activity_ != cpu::Activity::running) {
       if (!can_wake() && !sleep()) return {Exit::Reason::stuck, 0, {}};
       if (attention_.load() != 0) continue;
       activity_ = cpu::Activity::running;
@@ -154,7 +231,7 @@ void KvmVcpu::offer_interrupt() {
     }
   }
   run_->request_interrupt_window = deps_.interrupts.pending();
-  run_->cr8 = deps_.interrupts.task_priority();
+  if (!kernel_apic_) run_->cr8 = deps_.interrupts.task_priority();
 }
 
 std::optional<Exit> KvmVcpu::enter() {
@@ -179,12 +256,10 @@ std::optional<Exit> KvmVcpu::enter() {
 std::optional<Exit> KvmVcpu::after_run(int error) {
   access_open_ = false;
   can_inject_ = run_->ready_for_interrupt_injection;
-  if (const auto tpr = static_cast<std::uint8_t>(run_->cr8 & 0xF); tpr != deps_.interrupts.task_priority())
-    deps_.interrupts.set_task_priority(tpr);
-  if (run_->apic_base != apic_base_) {
-    apic_base_ = run_->apic_base;
-    if (!deps_.interrupts.set_apic_base(apic_base_))
-      accel_.deps_.log.guest_error("IA32_APIC_BASE {:#x} is not possible", apic_base_);
+  if (kernel_apic_) {
+    if (error == EINTR && attention_.load() == 0) return look_for_end();
+  } else {
+    follow_apic();
   }
   if (error == EINTR || error == EAGAIN) return std::nullopt;
   if (error != 0) {
@@ -193,6 +268,16 @@ std::optional<Exit> KvmVcpu::after_run(int error) {
     return exit;
   }
   return dispatch();
+}
+
+void KvmVcpu::follow_apic() {
+  if (const auto tpr = static_cast<std::uint8_t>(run_->cr8 & 0xF); tpr != deps_.interrupts.task_priority())
+    deps_.interrupts.set_task_priority(tpr);
+  if (run_->apic_base != apic_base_) {
+    apic_base_ = run_->apic_base;
+    if (!deps_.interrupts.set_apic_base(apic_base_))
+      accel_.deps_.log.guest_error("IA32_APIC_BASE {:#x} is not possible", apic_base_);
+  }
 }
 
 std::optional<Exit> KvmVcpu::dispatch() {
@@ -208,6 +293,7 @@ std::optional<Exit> KvmVcpu::dispatch() {
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
     case KVM_EXIT_SET_TPR: return std::nullopt;
+    case KVM_EXIT_IOAPIC_EOI: accel_.irqchip_->end_of_interrupt(run_->eoi.vector); return std::nullopt;
     case KVM_EXIT_SHUTDOWN: activity_ = cpu::Activity::shutdown; return Exit{Exit::Reason::shutdown, 0, {}};
     case KVM_EXIT_DEBUG: return debug_exit();
     case KVM_EXIT_INTERNAL_ERROR: return internal_error();
@@ -279,7 +365,7 @@ void KvmVcpu::memory_io() {
 void KvmVcpu::msr_exit(bool write) {
   auto& msr = run_->msr;
   // The rest is what KVM refused: #GP, as the processor does.
-  const bool x2apic = msr.index >= 0x800 && msr.index <= 0x8FF;
+  const bool x2apic = !kernel_apic_ && msr.index >= 0x800 && msr.index <= 0x8FF;
   msr.error = 1;
   if (write) {
     if (x2apic && deps_.interrupts.write_msr(msr.index, msr.data)) msr.error = 0;

@@ -57,14 +57,24 @@ class KvmVcpu final : public Vcpu, public core::CpuPins {
   void signal(std::uint32_t bits);
 
   // ---- the loop ----
+  /// What is due before each run.
+  Status prepare();
   Exit loop();
+  /// With look_for_end(), once a second.
+  Exit loop_with_looks();
   /// Nothing, or why run() is to return.
   std::optional<Exit> attend();
   std::optional<Exit> enter();
   std::optional<Exit> after_run(int error);
+  /// Tells husk's local APIC what the guest did to TPR and IA32_APIC_BASE.
+  void follow_apic();
   std::optional<Exit> dispatch();
   void offer_interrupt();
   bool can_wake();
+  /// With KVM's local APIC, where a CPU sleeps in the kernel: looks whether this CPU and all others wait for what
+  /// cannot come.
+  std::optional<Exit> look_for_end();
+  void forget_hopeless();
   /// False: nothing ever will wake this CPU or any other.
   bool sleep();
   /// Has KVM complete the access that the last exit asked for, so that the state is that between two instructions.
@@ -79,6 +89,8 @@ class KvmVcpu final : public Vcpu, public core::CpuPins {
   Exit failed(std::string message, std::string next_step = {}) const;
 
   // ---- state ----
+  cpu::Activity activity() const;
+  Status set_activity(cpu::Activity activity);
   void take_tsc_offset();
   Status apply_tsc_offset();
   Status set_msrs(const cpu::CpuState& state);
@@ -113,6 +125,10 @@ class KvmVcpu final : public Vcpu, public core::CpuPins {
 
   std::vector<kvm_msr_entry> other_msrs_at_reset_;
 
+  /// KVM's local APIC: the activity is KVM's too, and activity_ is `running` or `shutdown`.
+  const bool kernel_apic_;
+  unsigned hopeless_looks_ = 0;  ///< how often in a row look_for_end() found no way on
+  std::int64_t last_look_ns_ = 0;
   cpu::Activity activity_ = cpu::Activity::running;
   bool halted_with_if_ = false;   ///< RFLAGS.IF when it halted
   bool can_inject_ = false;       ///< the guest can take an interrupt at once, as of the last exit

@@ -30,7 +30,7 @@ void copy_special(To& to, const From& from) {
 
 cpu::CpuState KvmVcpu::get_state() const {
   cpu::CpuState state;
-  state.activity = activity_;
+  state.activity = activity();
   kvm_regs regs{};
   if (call(fd_.get(), KVM_GET_REGS, &regs) == 0) kvm::take_regs(state, regs);
   kvm_sregs2 special{};
@@ -192,9 +192,7 @@ Status KvmVcpu::replace_state(const cpu::CpuState& state) {
   HUSK_TRY(set_events(state));
   const kvm_regs regs = kvm::to_regs(state);
   if (call(fd_.get(), KVM_SET_REGS, &regs) != 0) return fail_errno(errno, "KVM refuses the general registers");
-  activity_ = state.activity;
-  // MWAIT may end at any time (SDM vol. 2), and KVM has no state for it.
-  if (activity_ == cpu::Activity::mwait) activity_ = cpu::Activity::running;
+  HUSK_TRY(set_activity(state.activity));
   halted_with_if_ = state.rflags & cpu::kIF;
   can_inject_ = false;
   access_open_ = false;
@@ -204,10 +202,17 @@ Status KvmVcpu::replace_state(const cpu::CpuState& state) {
 
 Status KvmVcpu::set_special(const cpu::CpuState& state) {
   kvm_sregs2 special = kvm::to_sregs(state);
-  apic_base_ = deps_.interrupts.apic_base();
-  special.apic_base = apic_base_;
-  special.cr8 = deps_.interrupts.task_priority();
-  run_->cr8 = special.cr8;
+  if (kernel_apic_) {
+    kvm_sregs have{};
+    if (call(fd_.get(), KVM_GET_SREGS, &have) != 0) return fail_errno(errno, "KVM_GET_SREGS");
+    special.apic_base = have.apic_base;
+    special.cr8 = have.cr8;
+  } else {
+    apic_base_ = deps_.interrupts.apic_base();
+    special.apic_base = apic_base_;
+    special.cr8 = deps_.interrupts.task_priority();
+    run_->cr8 = special.cr8;
+  }
   if (accel_.deps_.system.caps().sregs2) {
     if (call(fd_.get(), KVM_SET_SREGS2, &special) == 0) return {};
   } else {
@@ -282,6 +287,33 @@ Status KvmVcpu::set_events(const cpu::CpuState& state) {
   events.nmi.pending = state.nmi_pending;
   events.nmi.masked = state.nmi_blocked;
   if (call(fd_.get(), KVM_SET_VCPU_EVENTS, &events) != 0) return fail_errno(errno, "KVM refuses the pending events");
+  return {};
+}
+
+cpu::Activity KvmVcpu::activity() const {
+  kvm_mp_state state{};
+  if (!kernel_apic_ || activity_ == cpu::Activity::shutdown || call(fd_.get(), KVM_GET_MP_STATE, &state) != 0)
+    return activity_;
+  switch (state.mp_state) {
+    case KVM_MP_STATE_HALTED: return cpu::Activity::halted;
+    case KVM_MP_STATE_UNINITIALIZED:
+    case KVM_MP_STATE_INIT_RECEIVED:
+    case KVM_MP_STATE_SIPI_RECEIVED: return cpu::Activity::wait_for_sipi;
+    default: return cpu::Activity::running;
+  }
+}
+
+Status KvmVcpu::set_activity(cpu::Activity activity) {
+  // MWAIT may end at any time (SDM vol. 2), and KVM has no state for it.
+  if (activity == cpu::Activity::mwait) activity = cpu::Activity::running;
+  activity_ = activity;
+  if (!kernel_apic_) return {};
+  if (activity != cpu::Activity::shutdown) activity_ = cpu::Activity::running;
+  kvm_mp_state state{};
+  state.mp_state = activity == cpu::Activity::halted          ? KVM_MP_STATE_HALTED
+                   : activity == cpu::Activity::wait_for_sipi ? KVM_MP_STATE_INIT_RECEIVED
+                                                              : KVM_MP_STATE_RUNNABLE;
+  if (call(fd_.get(), KVM_SET_MP_STATE, &state) != 0) return fail_errno(errno, "KVM_SET_MP_STATE");
   return {};
 }
 

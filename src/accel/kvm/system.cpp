@@ -83,6 +83,7 @@ Status System::look() {
   caps_.triple_fault_event = extension(KVM_CAP_X86_TRIPLE_FAULT_EVENT);
   caps_.xsave = extension(KVM_CAP_XSAVE);
   caps_.xcrs = extension(KVM_CAP_XCRS);
+  caps_.tsc_deadline = extension(KVM_CAP_TSC_DEADLINE_TIMER);
   caps_.most_vcpus = static_cast<unsigned>(std::max(extension(KVM_CAP_MAX_VCPUS), 1));
   if (const int slots = extension(KVM_CAP_NR_MEMSLOTS); slots > 0) caps_.most_slots = static_cast<unsigned>(slots);
   const int area = call(fd_.get(), KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -132,8 +133,8 @@ const kvm_cpuid_entry2* System::find(std::uint32_t leaf, std::uint32_t subleaf) 
 bool System::offers(Feature feature) const {
   if (described_only(feature)) return true;
   // husk's own local APIC answers these: x2APIC by MSR exits; a deadline in TSC ticks it could not keep exactly.
-  if (feature == Feature::x2apic) return caps_.user_msr;
-  if (feature == Feature::tsc_deadline) return false;
+  if (feature == Feature::x2apic) return kernel_apic_ || caps_.user_msr;
+  if (feature == Feature::tsc_deadline) return kernel_apic_ && caps_.tsc_deadline;
   const cpu::FeatureInfo& info = cpu::feature_info(feature);
   const kvm_cpuid_entry2* entry = find(info.leaf, info.subleaf);
   if (!entry) return false;

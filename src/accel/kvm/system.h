@@ -24,6 +24,7 @@ struct Capabilities {
   bool triple_fault_event = false;
   bool xsave = false;
   bool xcrs = false;
+  bool tsc_deadline = false;  ///< KVM's own local APIC has that timer
   unsigned most_vcpus = 1;
   unsigned most_slots = 32;
   unsigned vcpu_area_bytes = 0;
@@ -46,6 +47,8 @@ class System {
   Result<cpu::CpuModel> adapt(cpu::CpuModel model, Log& log) const;
   /// Whether a guest that runs on this very model elsewhere can go on here. An error names what is missing.
   Status accepts(const cpu::CpuModel& model) const;
+  /// Whether the local APICs are to be KVM's, with x2APIC and a TSC-deadline timer; before adapt().
+  void use_kernel_apic(bool on) { kernel_apic_ = on; }
   /// Names of the model's features that a guest cannot have here.
   std::vector<std::string> missing(const cpu::CpuModel& model) const;
   /// The CPUID entry of the host, or null.
@@ -62,6 +65,7 @@ class System {
   CpuidTable supported_;
   std::vector<std::uint32_t> msr_list_;
   std::uint64_t tsc_hz_ = 0;
+  bool kernel_apic_ = false;
 };
 
 /// What CPUID is to answer on the vCPU with this APIC id. The layout of the XSAVE area is the host's.

@@ -50,4 +50,12 @@ constexpr ApicMessage decode_msi(const core::MsiMessage& msi) {
   return message;
 }
 
+/// The opposite: the MSI that has the same effect. Destinations beyond 8 bits do not fit in one.
+constexpr core::MsiMessage encode_msi(const ApicMessage& message) {
+  core::MsiMessage msi;
+  msi.address = 0xFEE0'0000 | (std::uint64_t{message.destination & 0xFF} << 12) | (message.logical ? 4u : 0u);
+  msi.data = message.vector | (static_cast<std::uint32_t>(message.mode) << 8) | (message.level ? 0xC000u : 0u);
+  return msi;
+}
+
 }  // namespace husk::devices

@@ -42,19 +42,22 @@ void Ioapic::reset(core::ResetKind) {
   state_.pins = pins;
   state_.id = deps_.id & 0xF;
   state_.redirection.fill(kMasked);
+  tell();
 }
 
-bool Ioapic::send(unsigned pin) {
+ApicMessage Ioapic::message(unsigned pin) const {
   const std::uint64_t entry = state_.redirection[pin];
   const auto destination = static_cast<std::uint32_t>(entry >> 56);
-  ApicMessage message;
-  message.destination = destination == 0xFF ? ApicMessage::kBroadcast : destination;
-  message.logical = bit(entry, 11);
-  message.mode = static_cast<DeliveryMode>(bits(entry, 8, 3));
-  message.vector = static_cast<std::uint8_t>(entry);
-  message.level = is_level(entry);
-  return deps_.bus.deliver(message);
+  ApicMessage made;
+  made.destination = destination == 0xFF ? ApicMessage::kBroadcast : destination;
+  made.logical = bit(entry, 11);
+  made.mode = static_cast<DeliveryMode>(bits(entry, 8, 3));
+  made.vector = static_cast<std::uint8_t>(entry);
+  made.level = is_level(entry);
+  return made;
 }
+
+bool Ioapic::send(unsigned pin) { return deps_.bus.deliver(message(pin)); }
 
 void Ioapic::request_level(unsigned pin) {
   std::uint64_t& entry = state_.redirection[pin];
@@ -123,6 +126,7 @@ void Ioapic::write_redirection(unsigned pin, bool high, std::uint32_t value) {
   entry = (entry & ~(kWritable & half)) | written;
   // Made edge-triggered, a pin forgets its remote IRR. Linux's way to end an interrupt without an EOI register.
   if (!is_level(entry)) entry &= ~kRemoteIrr;
+  tell();
   request_level(pin);
 }
 
@@ -146,7 +150,7 @@ void Ioapic::Registers::write(const mem::Access& access, std::uint64_t value) {
   }
 }
 
-Status Ioapic::validate(const IoapicState& incoming) const {
+Status Ioapic::check(const IoapicState& incoming) {
   for (unsigned pin = 0; pin < kIoapicPins; ++pin) {
     const std::uint64_t entry = incoming.redirection[pin];
     if (entry & ~(kWritable | kRemoteIrr)) return fail("saved ioapic has reserved bits in entry {}: {:#x}", pin, entry);

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <tuple>
 
 #include "core/device.h"
@@ -38,6 +39,8 @@ class Ioapic : public core::StatefulDevice<IoapicState>, public core::LineSink {
     InterruptBus& bus;
     std::uint8_t id = 0;
     mem::Gpa base = kDefaultBase;
+    /// The redirection table changed, for whoever must know the vectors of level-triggered pins. With the domain held.
+    std::function<void(const Ioapic&)> redirection_changed = {};
   };
   explicit Ioapic(Deps deps);
 
@@ -49,8 +52,14 @@ class Ioapic : public core::StatefulDevice<IoapicState>, public core::LineSink {
   /// A local APIC's EOI broadcast, or a write of the EOI register: level-triggered pins of `vector` may request again.
   void end_of_interrupt(std::uint8_t vector);
 
+  /// What a pin sends, masked or not.
+  ApicMessage message(unsigned pin) const;
+  /// What loading refuses beyond the ranges of the fields.
+  static Status check(const IoapicState& incoming);
+
  protected:
-  Status validate(const IoapicState& incoming) const override;
+  Status validate(const IoapicState& incoming) const override { return check(incoming); }
+  void after_load() override { tell(); }
 
  private:
   struct Registers : mem::IoHandler {
@@ -63,6 +72,9 @@ class Ioapic : public core::StatefulDevice<IoapicState>, public core::LineSink {
   void write_register(std::uint32_t value);
   void write_redirection(unsigned pin, bool high, std::uint32_t value);
   void request_level(unsigned pin);
+  void tell() const {
+    if (deps_.redirection_changed) deps_.redirection_changed(*this);
+  }
   bool send(unsigned pin);
 
   Deps deps_;

@@ -58,7 +58,49 @@ constexpr std::uint32_t kIcrWritable = 0x000C'CFFF;
 
 DeliveryMode mode_of_entry(std::uint32_t lvt) { return static_cast<DeliveryMode>((lvt >> 8) & 7); }
 
+/// The bits that an entry of the local vector table has.
+std::uint32_t lvt_bits(Lvt entry, bool tsc_deadline) {
+  constexpr std::uint32_t kAll = kLvtVector | kLvtMasked;
+  switch (entry) {
+    case Lvt::timer: return kAll | (tsc_deadline ? kLvtTimerMode : 1u << 17);
+    case Lvt::thermal:
+    case Lvt::performance: return kAll | kLvtDeliveryMode;
+    case Lvt::lint0:
+    case Lvt::lint1: return kAll | kLvtDeliveryMode | kLvtPolarity | kLvtLevel;
+    case Lvt::error: return kAll;
+  }
+  return kAll;
+}
+
 }  // namespace
+
+LocalApicState local_apic_reset_state(bool bootstrap) {
+  LocalApicState state;
+  state.base = LocalApic::kDefaultBase | LocalApic::kBaseEnable | (bootstrap ? LocalApic::kBaseBsp : 0);
+  state.lvt.fill(kLvtMasked);
+  return state;
+}
+
+Status check_local_apic(const LocalApicState& incoming, const LocalApicLimits& limits, std::string_view name) {
+  using A = LocalApic;
+  const std::uint64_t writable = A::kBaseBsp | A::kBaseEnable | (limits.x2apic ? A::kBaseX2apic : 0) |
+                                 (mask_of(limits.physical_bits) & ~mask_of(12));
+  if ((incoming.base & ~writable) || ((incoming.base & A::kBaseX2apic) && !(incoming.base & A::kBaseEnable)))
+    return fail("saved {} has the impossible APIC base {:#x}", name, incoming.base);
+  if ((incoming.irr[0] | incoming.isr[0]) & 0xFFFF)
+    return fail("saved {} has one of the illegal vectors 0 to 15 pending", name);
+  for (unsigned n = 0; n < incoming.lvt.size(); ++n)
+    if (incoming.lvt[n] & ~(lvt_bits(static_cast<Lvt>(n), limits.tsc_deadline) | kLvtRemoteIrr))
+      return fail("saved {} has reserved bits set in LVT entry {}: {:#x}", name, n, incoming.lvt[n]);
+  if (incoming.first_count && !incoming.initial_count)
+    return fail("saved {} has a running timer with an initial count of 0", name);
+  if (incoming.divide & ~0xBu || incoming.icr_low & ~kIcrWritable || (incoming.logical_destination & 0x00FF'FFFF) ||
+      (incoming.destination_format & 0x0FFF'FFFF) != 0x0FFF'FFFF || incoming.spurious & ~0x13FFu)
+    return fail("saved {} has reserved register bits set", name);
+  if (!limits.tsc_deadline && incoming.tsc_deadline)
+    return fail("saved {} uses TSC-deadline mode, which this machine lacks", name);
+  return {};
+}
 
 int LocalApic::VectorSet::highest() const {
   for (int n = 3; n >= 0; --n)
@@ -340,18 +382,7 @@ bool LocalApic::write_register(unsigned number, std::uint32_t value) {
   }
 }
 
-std::uint32_t LocalApic::lvt_mask(Lvt entry) const {
-  constexpr std::uint32_t kAll = kLvtVector | kLvtMasked;
-  switch (entry) {
-    case Lvt::timer: return kAll | (deps_.read_tsc ? kLvtTimerMode : 1u << 17);
-    case Lvt::thermal:
-    case Lvt::performance: return kAll | kLvtDeliveryMode;
-    case Lvt::lint0:
-    case Lvt::lint1: return kAll | kLvtDeliveryMode | kLvtPolarity | kLvtLevel;
-    case Lvt::error: return kAll;
-  }
-  return kAll;
-}
+std::uint32_t LocalApic::lvt_mask(Lvt entry) const { return lvt_bits(entry, static_cast<bool>(deps_.read_tsc)); }
 
 void LocalApic::write_spurious(std::uint32_t value) {
   spurious_ = value & 0x13FF;
@@ -564,26 +595,6 @@ void LocalApic::before_save() {
   state_.tmr = tmr_.get();
   for (unsigned n = 0; n < 2; ++n) state_.lint[n] = lint_[n].load();
   state_.ext_int = ext_int_.load();
-}
-
-Status LocalApic::validate(const LocalApicState& incoming) const {
-  const std::uint64_t writable =
-      kBaseBsp | kBaseEnable | (deps_.x2apic ? kBaseX2apic : 0) | (mask_of(deps_.physical_bits) & ~mask_of(12));
-  if ((incoming.base & ~writable) || ((incoming.base & kBaseX2apic) && !(incoming.base & kBaseEnable)))
-    return fail("saved {} has the impossible APIC base {:#x}", state_id_, incoming.base);
-  if ((incoming.irr[0] | incoming.isr[0]) & 0xFFFF)
-    return fail("saved {} has one of the illegal vectors 0 to 15 pending", state_id_);
-  for (unsigned n = 0; n < incoming.lvt.size(); ++n)
-    if (incoming.lvt[n] & ~(lvt_mask(static_cast<Lvt>(n)) | kLvtRemoteIrr))
-      return fail("saved {} has reserved bits set in LVT entry {}: {:#x}", state_id_, n, incoming.lvt[n]);
-  if (incoming.first_count && !incoming.initial_count)
-    return fail("saved {} has a running timer with an initial count of 0", state_id_);
-  if (incoming.divide & ~0xBu || incoming.icr_low & ~kIcrWritable || (incoming.logical_destination & 0x00FF'FFFF) ||
-      (incoming.destination_format & 0x0FFF'FFFF) != 0x0FFF'FFFF || incoming.spurious & ~0x13FFu)
-    return fail("saved {} has reserved register bits set", state_id_);
-  if (!deps_.read_tsc && incoming.tsc_deadline)
-    return fail("saved {} uses TSC-deadline mode, which this machine lacks", state_id_);
-  return {};
 }
 
 void LocalApic::after_load() {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 
 #include "core/clock.h"
@@ -73,6 +74,17 @@ struct LocalApicState {
                       field(22, "ext_int", &S::ext_int)};
   }
 };
+
+/// What decides which states are possible.
+struct LocalApicLimits {
+  bool x2apic = true;
+  bool tsc_deadline = false;
+  unsigned physical_bits = 46;
+};
+/// The state after power-on or a platform reset (SDM vol. 3, 11.4.7.1).
+LocalApicState local_apic_reset_state(bool bootstrap);
+/// What loading refuses beyond the ranges of the fields; `name` is for the message.
+Status check_local_apic(const LocalApicState& incoming, const LocalApicLimits& limits, std::string_view name);
 
 /// One local APIC. As a LineSink it has the pins 0 = LINT0 and 1 = LINT1.
 ///
@@ -153,7 +165,9 @@ class LocalApic : public core::StatefulDevice<LocalApicState>, public core::CpuI
 
  protected:
   void before_save() override;
-  Status validate(const LocalApicState& incoming) const override;
+  Status validate(const LocalApicState& incoming) const override {
+    return check_local_apic(incoming, limits(), state_id_);
+  }
   void after_load() override;
 
  private:
@@ -182,6 +196,7 @@ class LocalApic : public core::StatefulDevice<LocalApicState>, public core::CpuI
   bool write_register(unsigned number, std::uint32_t value);
   bool reserved_bits_clear(unsigned number, std::uint64_t value) const;
   std::uint32_t lvt_mask(Lvt entry) const;
+  LocalApicLimits limits() const { return {deps_.x2apic, static_cast<bool>(deps_.read_tsc), deps_.physical_bits}; }
   void write_spurious(std::uint32_t value);
   void write_lvt(Lvt entry, std::uint32_t value);
   void write_error_status();

@@ -248,7 +248,7 @@ void PicPair::write_port(Ports::What what, bool a0, std::uint8_t value) {
   update();
 }
 
-Status PicPair::validate(const PicPairState& incoming) const {
+Status PicPair::check(const PicPairState& incoming) {
   if (incoming.master.level_inputs & ~kElcrMasterWritable || incoming.slave.level_inputs & ~kElcrSlaveWritable)
     return fail("saved pic makes an input level-triggered that is wired for edges: {:#x}, {:#x}",
                 incoming.master.level_inputs, incoming.slave.level_inputs);

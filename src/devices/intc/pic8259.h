@@ -120,8 +120,11 @@ class PicPair : public core::StatefulDevice<PicPairState>, public core::LineSink
   /// The INTA cycle: the vector of the interrupt taken, or the spurious vector (IRQ7 or IRQ15) if none is left.
   std::uint8_t acknowledge();
 
+  /// What loading refuses beyond the ranges of the fields.
+  static Status check(const PicPairState& incoming);
+
  protected:
-  Status validate(const PicPairState& incoming) const override;
+  Status validate(const PicPairState& incoming) const override { return check(incoming); }
   void after_load() override;
 
  private:

@@ -91,7 +91,8 @@ class Run:
                        test_virtio.newc("bin/load", 0o100755, pathlib.Path(options.load).read_bytes()) +
                        test_virtio.newc("TRAILER!!!", 0))
             file.write(test_virtio.make_initramfs(script))
-        line = [options.husk, "run", str(options.cache / "cloud/vmlinuz"), "--initrd", initrd, "--accel", options.route[0],
+        line = [options.husk, "run", str(options.cache / "cloud/vmlinuz"), "--initrd", initrd,
+                "--accel", options.route[0], "--kernel-irqchip", "off",
                 "--cpu", options.cpu, "--cpus", str(options.cpus), "-m", "256M", "--append", "quiet", "--net", "user",
                 "--disk", disk, "--timeout", str(options.timeout), "--gdb", f"unix:{self.gdb_path}"]
         self.out = open(self.log, "wb")

@@ -217,6 +217,39 @@ SNIPPET "memory/64-bit absolute"
   mov rax, [qword 0x112233445566]
   mov [qword 0x112233445566], al
 END
+SNIPPET "memory/aligned neighbours, one of them below"
+  movaps xmm0, [rax+0x24]
+  movaps [rax+0x14], xmm0
+  mov ecx, [rax+0x10]
+END
+SNIPPET "loop/two pointers"
+two_pointers:
+  mov rdx, [rbx]
+  mov [rsi+8], rdx
+  add rbx, 8
+  sub rsi, 16
+  dec ecx
+  jnz two_pointers
+END
+SNIPPET "loop/base, index and a constant"
+base_and_index:
+  movss xmm0, [r8+rax*4]
+  mulss xmm0, [rel $+0x100]
+  addss xmm0, [rdx+rax*4]
+  movss [rdx+rax*4], xmm0
+  add rax, 3
+  cmp rax, rcx
+  jne base_and_index
+END
+SNIPPET "loop/one operand wanders, one register has no home"
+mixed_loop:
+  movzx eax, byte [rsi]
+  mov r10d, [rdi+rax*4]
+  inc rsi
+  xor [rbx], r10d
+  dec rcx
+  jnz mixed_loop
+END
 SNIPPET "memory/wandering load", WANDERS
   mov rax, [rbx+rcx]
 END

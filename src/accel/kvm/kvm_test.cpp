@@ -353,8 +353,9 @@ TEST_F(KvmGuest, AKickEndsALoopAndTheStateIsBetweenInstructions) {
   EXPECT_EQ(run().reason, Exit::Reason::stopped);
   kicker.join();
   const cpu::CpuState state = vcpu_->get_state();
-  EXPECT_EQ(state.gpr[cpu::kRax] & 0xFF, ports_.seen.back().value) << "the OUT is complete";
-  EXPECT_NE(state.rip, 0x1001u);
+  // A host's interrupt may have come between INC and OUT; then the OUT is still to be done.
+  const unsigned counted = state.rip == 0x1001 ? 1 : 0;
+  EXPECT_EQ(state.gpr[cpu::kRax] & 0xFF, (ports_.seen.back().value + counted) & 0xFF) << "the OUT is complete";
   // It goes on where it was.
   const unsigned before = writes;
   std::thread again([&] {

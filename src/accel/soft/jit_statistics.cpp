@@ -52,6 +52,7 @@ Statistics jit_statistics(const jit::Engine& engine, const cpu::interp::Core& co
   put("translation/host code", s.hot_bytes, bytes);
   put("translation/host code out of line", s.cold_bytes, bytes);
   put("translation/blocks made anew, they run often", s.heated);
+  put("translation/loops checked ahead", s.loops);
   put("translation/time", s.translation_ns, nanoseconds);
   put("code cache/in use", engine.code_bytes(), bytes);
   put("code cache/emptied", s.flushes);

@@ -64,9 +64,11 @@ inline constexpr unsigned kHeatCounters = 64 << 10;
 struct Context {
   std::uint64_t flags;      ///< guest's arithmetic flags while they are not in the host's: AL = OF, AH as LAHF gives
   std::uint64_t page_base;  ///< linear address of the page that the running code lies in
-  std::uint64_t rax, rcx, rdx;            ///< kept by stubs
-  std::uint64_t value;                    ///< kept across the memory checks of one instruction
-  std::uint64_t borrowed;                 ///< a host register lent to one instruction
+  std::uint64_t rax, rcx, rdx;  ///< kept by stubs
+  std::uint64_t value;          ///< kept across the memory checks of one instruction
+  std::uint64_t borrowed;       ///< a host register lent to one instruction
+  std::uint64_t last_round;     ///< what a loop's counting register holds when its operands are due for a look
+  std::int32_t rounds_left;     ///< of the running loop, until looking at its operands is worth it
   std::uint64_t group_hosts[kMaxGroups];  ///< host address of the lowest byte of groups of operands that have no slot
   std::uint64_t jump_target;              ///< guest address for the indirect-branch stub
   const std::uint8_t* resume;             ///< where the stubs go on

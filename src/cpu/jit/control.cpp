@@ -93,9 +93,13 @@ void Translator::emit_jcc(const Item& item) {
     if (item.runs_on) return;
   } else {
     std::uint8_t* const not_taken = hot_.jcc_forward(condition ^ 1);
-    emit_exit(target, flags_wanted(target));
-    hot_.bind(not_taken);
-    flags_ = Flags::host;
+    if (carried_count_) {
+      emit_rounds(condition, not_taken, target);
+    } else {
+      emit_exit(target, flags_wanted(target));
+      hot_.bind(not_taken);
+      flags_ = Flags::host;
+    }
   }
   emit_exit(behind, flags_wanted(behind));
 }
@@ -280,6 +284,12 @@ void Translator::emit_leave(const Item& item) {
 
 // ---- others ----
 
+bool Translator::is_plain_lea(const Insn& insn) const {
+  const bool any = insn.base != kNoRegister || insn.index != kNoRegister;
+  return any && insn.op_size >= 4 && !homeless(insn.reg) && insn.base != kRipBase && !homeless(insn.base) &&
+         !homeless(insn.index);
+}
+
 void Translator::emit_stack_and_data(const Item& item, const FormPlan& plan) {
   const Insn& insn = item.insn;
   if (plan.way == Way::inc_dec_short) {
@@ -291,6 +301,14 @@ void Translator::emit_stack_and_data(const Item& item, const FormPlan& plan) {
     return;
   }
   if (plan.way == Way::lea) {
+    if (is_plain_lea(insn)) {
+      const auto host = [](unsigned guest) {
+        return guest == kNoRegister ? HostAddress::kNone : static_cast<std::uint8_t>(home(guest));
+      };
+      hot_.lea(home(insn.reg), {host(insn.base), host(insn.index), insn.scale, insn.disp},
+               insn.op_size == 8 && insn.addr_size == 8);
+      return;
+    }
     Item address = item;
     address.insn.segment = kDs;  // LEA adds no segment base
     emit_address(address, 1);

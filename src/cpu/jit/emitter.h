@@ -34,7 +34,8 @@ enum HostCondition : std::uint8_t {
   kZero = 4,
   kNotZero = 5,
   kBelowOrEqual = 6,
-  kAbove = 7
+  kAbove = 7,
+  kNotNegative = 9
 };
 
 /// A [base + index << scale + disp] operand; without a base, disp is absolute and must be read through GS.
@@ -144,6 +145,25 @@ class Emitter {
     rex_opcode(wide, 0, 0, reg, 0xC1);
     byte(0xC0 | operation << 3 | (reg & 7));
     byte(count);
+  }
+  /// imul to, from, value
+  void multiply_imm(unsigned to, unsigned from, std::int32_t value, bool wide = true) {
+    rr(0x69, to, from, wide);
+    dword(static_cast<std::uint32_t>(value));
+  }
+  void negate(unsigned reg, bool wide = true) { rr(0xF7, 3, reg, wide); }
+  void cmov(unsigned condition, unsigned to, unsigned from, bool wide = true) {
+    rr(0x400F | condition << 8, to, from, wide);
+  }
+  /// mov dword gs:[disp], value
+  void set_gs_imm(std::int32_t disp, std::int32_t value) {
+    gs(0xC7, 0, disp, false);
+    dword(static_cast<std::uint32_t>(value));
+  }
+  /// sub dword gs:[disp], imm8
+  void sub_gs_imm8(std::int32_t disp, std::int8_t value) {
+    gs(0x83, 5, disp, false);
+    byte(static_cast<std::uint8_t>(value));
   }
   void test_imm(unsigned reg, std::int32_t value, bool wide = true) {
     rex_opcode(wide, 0, 0, reg, 0xF7);

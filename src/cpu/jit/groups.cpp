@@ -12,12 +12,13 @@ constexpr std::int64_t kFar = std::int64_t{1} << 30;  ///< sums of two displacem
 
 constexpr std::uint32_t bit(unsigned reg) { return std::uint32_t{1} << reg; }
 
-/// What the instruction adds to a 64-bit register, if that is all it does to it.
-std::optional<std::pair<unsigned, std::int64_t>> constant_step(const Insn& insn) {
+}  // namespace
+
+std::optional<Translator::Step> Translator::constant_step(const Insn& insn) {
   const auto immediate = static_cast<std::int64_t>(insn.imm);
-  const auto register_rm = [&](std::int64_t step) -> std::optional<std::pair<unsigned, std::int64_t>> {
-    if (insn.memory || insn.op_size != 8) return {};
-    return {{insn.rm, step}};
+  const auto register_rm = [&](std::int64_t by) -> std::optional<Step> {
+    if (insn.memory || insn.op_size < 4) return {};
+    return {{insn.rm, by, insn.op_size == 8}};
   };
   switch (forms()[insn.form].sem) {
     case Sem::add_ei: return register_rm(immediate);
@@ -26,12 +27,10 @@ std::optional<std::pair<unsigned, std::int64_t>> constant_step(const Insn& insn)
     case Sem::dec_e: return register_rm(-1);
     case Sem::lea_gm:
       if (insn.op_size != 8 || insn.addr_size != 8 || insn.index != kNoRegister || insn.base != insn.reg) return {};
-      return {{insn.reg, insn.disp}};
+      return {{insn.reg, insn.disp, true}};
     default: return {};
   }
 }
-
-}  // namespace
 
 std::uint32_t Translator::registers_written(const Insn& insn) const {
   const FormPlan& plan = e_.plans_[insn.form];
@@ -74,8 +73,9 @@ void Translator::find_accesses(Item& item) const {
       const bool aligned = !must_be_aligned(insn) || static_cast<std::uint64_t>(place) % bytes == 0;
       if (inside && aligned && std::abs(place) < kFar)
         access = {kRipBase, write, size, static_cast<std::int32_t>(place)};
-    } else if (insn.base < 16 && !must_be_aligned(insn)) {
+    } else if (insn.base < 16) {
       access = {insn.base, write, size, insn.disp};
+      if (must_be_aligned(insn)) access.align = size;
     }
   };
   switch (plan.way) {
@@ -113,20 +113,33 @@ void Translator::lead(Access& access) {
   access.leads = true;
   access.offset = access.disp;
   access.number = static_cast<std::uint8_t>(group_count_);
-  groups_[group_count_++] = {access.disp, access.disp + access.bytes, access.write, nullptr};
+  groups_[group_count_++] = {access.disp, access.disp + access.bytes, access.write, access.align, nullptr, false};
 }
 
-void Translator::join(Access& access, Access& first, std::int64_t offset, std::int64_t low, std::int64_t high) {
+bool Translator::join(Access& access, Access& first, std::int64_t offset) {
+  constexpr std::int64_t kReach = 256;  // bytes that a group spans: the more, the more often it leaves its page
   Group& group = groups_[first.number];
+  std::int64_t low = group.low;
+  // Where the first byte is aligned as all of them demand, so is each.
+  if (group.align == 1 || offset < low) {
+    const std::int64_t align = std::max(group.align, access.align);
+    low = std::min(low, offset);
+    const std::int64_t fixed = group.align > 1 ? group.low : offset;
+    low -= ((low - fixed) % align + align) % align;
+  }
+  if ((group.align > 1 && (group.low - low) % group.align) || (offset - low) % access.align) return false;
+  const std::int64_t high = std::max<std::int64_t>(group.high, offset + access.bytes);
+  if (access.base != kRipBase && high - low > kReach) return false;
   group.low = static_cast<std::int32_t>(low);
   group.high = static_cast<std::int32_t>(high);
   group.write |= access.write;
+  group.align = std::max(group.align, access.align);
   first.group = access.group = first.number;
   access.offset = static_cast<std::int32_t>(offset);
+  return true;
 }
 
 void Translator::find_groups() {
-  constexpr std::int64_t kReach = 256;  // bytes that a group spans: the more, the more often it leaves its page
   struct Open {
     std::int64_t moved = 0;  // by the base register since the group's first access
     Access* first = nullptr;
@@ -158,15 +171,7 @@ void Translator::find_groups() {
         first = current.first;
         offset += current.moved;
       }
-      if (first) {
-        const Group& group = groups_[first->number];
-        const std::int64_t low = std::min<std::int64_t>(group.low, offset);
-        const std::int64_t high = std::max<std::int64_t>(group.high, offset + access.bytes);
-        if (constant || high - low <= kReach) {
-          join(access, *first, offset, low, high);
-          continue;
-        }
-      }
+      if (first && join(access, *first, offset)) continue;
       if (!constant) open[access.base] = {};
       if (std::abs(std::int64_t{access.disp}) >= kFar || !may_lead(item)) continue;
       lead(access);
@@ -178,9 +183,8 @@ void Translator::find_groups() {
     const FormPlan& plan = e_.plans_[item.insn.form];
     if (plan.way == Way::push_reg || plan.way == Way::push_imm || plan.way == Way::push_rm) open[kRsp].moved -= word_;
     if (plan.way == Way::pop_reg || plan.way == Way::pop_rm) open[kRsp].moved += word_;
-    const auto step = constant_step(item.insn);
-    if (step) {
-      open[step->first].moved += step->second;
+    if (const auto step = constant_step(item.insn); step && step->wide) {
+      open[step->reg].moved += step->by;
       continue;
     }
     for (std::uint32_t written = registers_written(item.insn); written; written &= written - 1)
@@ -213,6 +217,10 @@ HostAddress Translator::emit_operand(const Item& item, unsigned which, unsigned 
   const auto beside_base = [&] {
     return HostAddress{kHostR10, static_cast<std::uint8_t>(home(access.base)), 0, access.disp};
   };
+  const bool carried = access.carried != Access::kNoGroup;
+  if (in_rounds_) {
+    if (const auto pinned = pin_for(item)) return emit_carried(item, *pinned);
+  }
   if (in_group && !access.leads) {
     // What was checked holds as long as the code runs on from there.
     const Group& group = groups_[access.group];
@@ -243,10 +251,11 @@ HostAddress Translator::emit_operand(const Item& item, unsigned which, unsigned 
     emit_check(item, linear, bytes, write, must_be_aligned(item.insn) ? bytes : 1);
   } else {
     Group& group = groups_[access.group];
-    group.slot =
-        emit_check(item, linear, static_cast<unsigned>(group.high - group.low), group.write, 1, &access, beyond);
+    group.slot = emit_check(item, linear, static_cast<unsigned>(group.high - group.low), group.write, group.align,
+                            &access, beyond);
     if (!group.slot) hot_.store_gs(e_.gs(e_.context_.group_hosts[access.group]), kHostR10);
   }
+  if (carried) carried_[access.carried].site = open_sites_[open_count_ - 1];
   return folded ? beside_base() : HostAddress{kHostR10, HostAddress::kNone, 0, beyond};
 }
 

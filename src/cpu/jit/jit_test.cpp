@@ -325,6 +325,62 @@ TEST_P(JitPages, InstructionAcrossPagesFaultsOnTheSecond) {
   EXPECT_EQ(core->s.cr2, kBase + 4096);
   EXPECT_EQ(get<std::uint64_t>(core->s.gpr[kRsp] + 8), kBase + 4096 - 2) << "RIP of the frame is the instruction's";
 }
+TEST_P(JitPages, LoopWalksOverPagesThatLieApart) {
+  constexpr unsigned kPages = 4, kWords = kPages * 512;
+  const auto frame_of = [](unsigned page) { return 40 - 3 * page; };
+  for (unsigned page = 2; page < 2 + 2 * kPages; ++page) map(page, frame_of(page));
+  const auto place = [&](unsigned page, unsigned word) {
+    return kFrames + 4096 * frame_of(page + word / 512) + 8 * (word % 512);
+  };
+  // again: add rax, [rbx]; mov [rsi], rax; add rbx, 8; sub rsi, 8; dec ecx; jnz again; hlt
+  code(kCode,
+       {0x48, 0x03, 0x03, 0x48, 0x89, 0x06, 0x48, 0x83, 0xC3, 8, 0x48, 0x83, 0xEE, 8, 0xFF, 0xC9, 0x75, 0xEE, 0xF4});
+  for (unsigned i = 0; i < kWords; ++i) put<std::uint64_t>(place(2, i), i * i);
+  for (unsigned pass = 0; pass < 2; ++pass) {
+    core->s.rip = kCode;
+    core->s.gpr[kRbx] = kBase + 2 * 4096;
+    core->s.gpr[kRsi] = kBase + (2 + 2 * kPages) * 4096 - 8;
+    core->s.gpr[kRcx] = kWords;
+    rax() = pass;
+    run();
+    std::uint64_t sum = pass;
+    for (unsigned i = 0; i < kWords; ++i) {
+      sum += i * i;
+      ASSERT_EQ(get<std::uint64_t>(place(2 + kPages, kWords - 1 - i)), sum) << i;
+    }
+  }
+  EXPECT_GE(engine->statistics().loops, GetParam() == 0 ? 1u : 0u);
+}
+TEST_P(JitPages, LoopFaultsInTheRoundThatLeavesWhatIsMapped) {
+  map(2, 7);
+  map(3, 5);
+  // again: inc edx; movaps xmm0, [rbx+rcx*8]; add rcx, 6; test edx, edx; jnz again; hlt
+  code(kCode, {0xFF, 0xC2, 0x0F, 0x28, 0x04, 0xCB, 0x48, 0x83, 0xC1, 6, 0x85, 0xD2, 0x75, 0xF2, 0xF4});
+  core->s.rip = kCode;
+  core->s.gpr[kRbx] = kBase + 2 * 4096 + 16;
+  core->s.gpr[kRcx] = 0;
+  run();
+  constexpr unsigned kRounds = 1 + (2 * 4096 - 16 - 16) / 48;
+  EXPECT_EQ(core->s.gpr[kRdx], kRounds + 1);
+  EXPECT_EQ(core->s.cr2, kBase + 2 * 4096 + 16 + kRounds * 48);
+  EXPECT_EQ(core->s.gpr[kRcx], kRounds * 6);
+}
+TEST_P(JitPages, LoopLearnsOfCodeThatItWritesOver) {
+  map(2, 3);
+  map(3, 0);  // once more the page of which SetUp() has code
+  // again: mov [rbx], eax; add rbx, 4; cmp rbx, rsi; jnz again; jmp rdi. The walk begins a page before the code.
+  code(kCode, {0x89, 0x03, 0x48, 0x83, 0xC3, 4, 0x48, 0x39, 0xF3, 0x75, 0xF5, 0xFF, 0xE7});
+  core->s.gpr[kRcx] = 3;
+  run();
+  ASSERT_EQ(core->s.gpr[kRdx], 3u);
+  core->s.rip = kCode;
+  core->s.gpr[kRbx] = kBase + 2 * 4096;
+  core->s.gpr[kRsi] = kBase + 4 * 4096;
+  core->s.gpr[kRdi] = kBase + 4096 - 4;
+  rax() = 0xF4F4F4F4;
+  run();
+  EXPECT_EQ(core->s.rip, kBase + 4096 - 3) << "HLT is what stands there now";
+}
 INSTANTIATE_TEST_SUITE_P(Forms, JitPages, ::testing::Values(0u, EngineOptions{}.heat));
 
 TEST_P(Jit, SameCodeAtTwoAddressesIsTranslatedOnce) {

@@ -79,6 +79,8 @@ std::string Engine::field_name(std::int64_t distance) const {
       {&c.rdx, "kept.rdx"},
       {&c.value, "value"},
       {&c.borrowed, "borrowed"},
+      {&c.last_round, "last_round"},
+      {&c.rounds_left, "rounds_left"},
       {&c.jump_target, "jump_target"},
       {&c.resume, "resume"},
       {&c.host_rsp, "host_rsp"},

@@ -37,6 +37,7 @@ struct Statistics {
   std::uint64_t slow_accesses = 0;             ///< instructions left to the interpreter for a memory access
   std::uint64_t misses = 0;                    ///< of the TLB
   std::uint64_t heated = 0;                    ///< blocks given their second form
+  std::uint64_t loops = 0;                     ///< translated with rounds that are checked ahead
   std::uint64_t wandering = 0;                 ///< memory operands given the other form of look-up
   std::uint64_t links = 0;                     ///< direct jumps resolved
   std::uint64_t lookups = 0;                   ///< indirect jumps that missed the jump table

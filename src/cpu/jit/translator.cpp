@@ -134,9 +134,11 @@ DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, un
   open_sites_[open_count_++] = &site;
   const auto in_page = [&](unsigned reg) {
     if (align > 1) {
-      hot_.test_imm(reg, -4096 | static_cast<std::int32_t>(align - 1));
+      const bool both = bytes <= align;  // what is aligned crosses nothing
+      hot_.test_imm(reg, (both ? -4096 : 0) | static_cast<std::int32_t>(align - 1), both);
       hot_.jcc(kNotZero, cold_.at);
-    } else {
+    }
+    if (align == 1 || bytes > align) {
       hot_.alu_imm(7, reg, static_cast<std::int32_t>(mem::kPageSize - bytes));
       hot_.jcc(kAbove, cold_.at);
     }
@@ -144,8 +146,7 @@ DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, un
   if (!hot_form_ && !heat_counted_) {
     heat_counted_ = true;
     site.heat = &e_.next_heat();
-    hot_.gs(0x83, 5, e_.gs(*site.heat), false);  // sub dword, 1
-    hot_.byte(1);
+    hot_.sub_gs_imm8(e_.gs(*site.heat), 1);
     hot_.jcc(kZero, cold_.at);
     cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
     cold_.jmp(e_.stubs_.heated);
@@ -508,6 +509,7 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   }
   find_live_flags();
   find_groups();
+  find_loop();
 
   entry_ = hot_.at = e_.cache_.hot();
   cold_.at = e_.cache_.cold();

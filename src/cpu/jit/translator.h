@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 
 #include "cpu/insn.h"
 #include "cpu/jit/engine.h"
@@ -46,15 +47,34 @@ class Translator {
     bool write = false;
     std::uint8_t bytes = 0;
     std::int32_t disp = 0;
+    std::uint8_t align = 1;  ///< that the instruction demands, unless it is known already
     std::uint8_t group = kNoGroup;
     bool leads = false;
-    std::uint8_t number = kNoGroup;  ///< of the group that it leads, be there others or not
-    std::int32_t offset = 0;         ///< from what the base register held at the group's first access
+    std::uint8_t number = kNoGroup;   ///< of the group that it leads, be there others or not
+    std::int32_t offset = 0;          ///< from what the base register held at the group's first access
+    std::uint8_t carried = kNoGroup;  ///< number of its check in `carried_`
+  };
+  /// A check that holds for many rounds of a loop: the operand moves by the same step in each.
+  struct Carried {
+    std::uint8_t base, index, scale;  ///< guest registers
+    std::int32_t disp;                ///< with them as they are where a round begins: the first byte
+    std::int32_t step;                ///< bytes from one round to the next
+    unsigned bytes, align;
+    MemorySite* site;  ///< once its check is emitted
+  };
+  /// What stays in a host register for all rounds: a slot's distance, or that and what never moves in the loop.
+  struct Pin {
+    const DataSlot* slot;
+    std::uint8_t added;  ///< guest register, kRipBase: the page of the code, or none
+    std::uint8_t host = HostAddress::kNone;
+    unsigned uses = 1;
   };
   struct Group {
     std::int32_t low, high;  ///< offsets of the first byte and behind the last
     bool write;
-    DataSlot* slot;  ///< once its check is emitted; null: the host address is in Context::group_hosts
+    std::uint8_t align;  ///< of the first byte
+    DataSlot* slot;      ///< once its check is emitted; null: the host address is in Context::group_hosts
+    bool carried;        ///< by the rounds of a loop
   };
   struct Item {
     Insn insn;
@@ -98,7 +118,19 @@ class Translator {
   void find_groups();
   void find_accesses(Item& item) const;
   std::uint32_t registers_written(const Insn& insn) const;
+  struct Step {
+    unsigned reg;
+    std::int64_t by;
+    bool wide;  ///< the register's 64 bits, else 32
+  };
+  /// What the instruction adds to a general register, if that is all it does to it.
+  static std::optional<Step> constant_step(const Insn& insn);
   bool must_be_aligned(const Insn& insn) const;
+
+  // analysis (loops.cpp)
+  void find_loop();
+  bool is_loop();
+  void carry(Item& item, const std::array<std::int64_t, 16>& before);
 
   // emission
   void emit(const Item& item);
@@ -106,6 +138,8 @@ class Translator {
   void emit_crossing();
   void emit_count(unsigned first);
   void emit_copy(const Item& item);
+  /// LEA that is one for the host too.
+  bool is_plain_lea(const Insn& insn) const;
   void emit_stack_and_data(const Item& item, const FormPlan& plan);
   void emit_push(const Item& item, const FormPlan& plan);
   void emit_pop(const Item& item, const FormPlan& plan);
@@ -113,6 +147,16 @@ class Translator {
   void emit_divide(const Item& item, bool is_signed);
   void emit_jcc(const Item& item);
   void emit_loop(const Item& item);
+  /// The way back of a loop whose operands are carried: rounds without their checks, as many as keep to their pages.
+  void emit_rounds(unsigned condition, std::uint8_t* not_taken, std::int64_t target);
+  /// How many more rounds the operand allows, into R11, and the least of all into R10. Answers where to go if none.
+  void emit_rounds_allowed(const Carried& carried, std::uint8_t* (&fails)[2]);
+  HostAddress emit_carried(const Item& item, const Pin& wanted);
+  /// What could stay in a register for the operand of a round, whose check is done.
+  std::optional<Pin> pin_for(const Item& item) const;
+  /// Nothing in a round needs R11 (or, besides what it points to its operand with, R10).
+  bool leaves_spares_alone() const;
+  void emit_pins();
   void emit_near_call(const Item& item, bool indirect);
   void emit_jump_indirect(const Item& item);
   void emit_return(const Item& item);
@@ -148,7 +192,8 @@ class Translator {
   bool stays_in_register(const Access& access) const;
   /// In this form of the block, operands of the instruction have slots.
   bool has_slot(const Item& item) const;
-  void join(Access& access, Access& first, std::int64_t offset, std::int64_t low, std::int64_t high);
+  /// Adds the access, at `offset` from what the base held at the group's first, unless they fit in no common span.
+  bool join(Access& access, Access& first, std::int64_t offset);
   bool may_lead(const Item& item) const;
   void lead(Access& access);
   /// Has the access of `bytes` at `linear` go to the host's memory, or to the interpreter. The flags must be free, R11
@@ -211,6 +256,17 @@ class Translator {
   unsigned open_count_ = 0;
   std::array<Group, kMaxGroups> groups_;
   unsigned group_count_ = 0;
+  static constexpr unsigned kMaxCarried = 16;
+  std::array<Carried, kMaxCarried> carried_;
+  unsigned carried_count_ = 0;
+  /// By guest register: what a round of the loop adds to it, where that is all that happens to it.
+  std::array<std::optional<std::int64_t>, 16> round_step_;
+  unsigned counting_ = kNoRegister;  ///< a register with another value in each round
+  bool counting_wide_ = true;
+  std::int32_t counting_step_ = 0;
+  bool in_rounds_ = false;  ///< emitting a round without the checks of what is carried
+  std::array<Pin, 2> pins_;
+  unsigned pin_count_ = 0;
   bool hot_form_ = false;  ///< the block has run often: memory operands get slots of their own
   bool heat_counted_ = false;
 };

@@ -529,6 +529,63 @@ void SequenceGenerator::add_loop_end(unsigned begin) {
   add({.kind = Item::Kind::relative, .insn = from_bytes({0x0F, 0x89}), .label = begin});
 }
 
+/// A loop of a few instructions, whose operands move by the same step in each round: as compilers make them.
+void SequenceGenerator::add_striding_loop() {
+  constexpr std::uint8_t kPointers[] = {kRbx, kRbp, kRsi, kRdi, kR8, kR9, kR10, kR12, kR13, kR14, kR15};
+  constexpr std::int32_t kSteps[] = {1, 2, 3, 4, 8, 8, 12, 16, 16, 24, 32, 64, 100, 256, 512, -1, -4, -8, -16, -40, 0};
+  std::array<std::uint8_t, 3> regs;
+  do {
+    for (std::uint8_t& reg : regs) reg = kPointers[dice_.below(std::size(kPointers))];
+  } while (regs[0] == regs[1] || regs[0] == regs[2] || regs[1] == regs[2]);
+  const auto [first, second, counter] = regs;
+  const std::uint16_t kept = pointers_;
+  pointers_ = static_cast<std::uint16_t>(1u << first | 1u << second | 1u << counter);
+  const auto add_to = [&](unsigned reg, std::int32_t step, bool whole) {
+    Insn insn = whole ? from_bytes({0x48, 0x81, 0xC0}) : from_bytes({0x81, 0xC0});
+    insn.rm = static_cast<std::uint8_t>(reg);
+    insn.imm = static_cast<std::uint64_t>(std::int64_t{step});
+    add_plain(insn);
+  };
+  const bool index = dice_.one_in(2);  // the second is an index, not a pointer
+  const unsigned round = dice_.one_in(4) ? 10 + dice_.below(200) : 10 + dice_.below(40);
+  const auto start = [&] { return dice_.one_in(3) ? data_address() : arena_.data + 16 * dice_.below(0x200); };
+  load_constant(first, start(), false);
+  load_constant(second, index ? dice_.below(0x100) : start(), false);
+  load_constant(counter, round, false);
+  const auto begin = static_cast<unsigned>(out_->items.size());
+  const auto& groups = forms_[static_cast<unsigned>(mode_)];
+  const unsigned wanted = 1 + dice_.below(5);
+  const unsigned moves = dice_.below(wanted + 1);
+  for (unsigned done = 0; done < wanted; ++done) {
+    if (done == moves) add_to(first, kSteps[dice_.below(std::size(kSteps))], true);
+    for (unsigned attempt = 0; attempt < 30; ++attempt) {
+      const auto& group = groups[dice_.one_in(2) ? kInteger : dice_.one_in(2) ? kMmxSse : kAvx];
+      Item item;
+      if (group.empty() || !random_insn(group[dice_.below(static_cast<unsigned>(group.size()))], item)) continue;
+      Insn& insn = item.insn;
+      if (item.kind != Item::Kind::plain || (registers_written(insn) & pointers_)) continue;
+      if (!insn.memory && !dice_.one_in(3)) continue;
+      if (insn.memory) {
+        if (insn.base == kNoRegister || insn.base == kRipBase) continue;
+        insn.base = dice_.one_in(2) || index ? first : second;
+        insn.index = index && dice_.one_in(2) ? second : std::uint8_t{kNoRegister};
+        insn.scale = insn.index == kNoRegister ? std::uint8_t{0} : static_cast<std::uint8_t>(dice_.below(4));
+        insn.disp = dice_.one_in(2) ? 0 : 16 * (static_cast<std::int32_t>(dice_.below(9)) - 4);
+        insn.addr_size = 8;
+        insn.segment = kDs;
+        if (!encode(insn, size_)) continue;
+      }
+      add(item);
+      break;
+    }
+  }
+  if (dice_.one_in(2)) add_to(second, index ? 1 : kSteps[dice_.below(std::size(kSteps))], true);
+  if (dice_.one_in(8)) add_forward_branch();
+  add_to(counter, -1, dice_.one_in(2));
+  add({.kind = Item::Kind::relative, .insn = from_bytes({0x0F, 0x85}), .label = begin});
+  pointers_ = kept;
+}
+
 // ---- code that writes code ----
 
 void SequenceGenerator::add_code_store() {
@@ -639,7 +696,9 @@ Sequence SequenceGenerator::make(SequenceMode mode, std::uint64_t seed, std::uin
   std::vector<unsigned> loops;
   while (sequence.items.size() < length) {
     const unsigned kind = dice_.below(100);
-    if (kind < 9)
+    if (wide() && loops.empty() && dice_.one_in(60))
+      add_striding_loop();
+    else if (kind < 9)
       add_forward_branch();
     else if (kind < 11)
       add_call();

@@ -55,6 +55,7 @@ class SequenceGenerator {
   void add_call();
   void add_indirect();
   void add_loop_end(unsigned begin);
+  void add_striding_loop();
   void add_code_store();
   cpu::Insn from_bytes(std::initializer_list<std::uint8_t> bytes) const;
   unsigned segment_of_base(unsigned base) const { return base == cpu::kRsp || base == cpu::kRbp ? cpu::kSs : cpu::kDs; }

@@ -39,6 +39,8 @@ class CpuInterrupts {
   /// MSRs 800h..8FFh and IA32_TSC_DEADLINE (6E0h). Nothing or false: #GP(0).
   virtual std::optional<std::uint64_t> read_msr(std::uint32_t index) = 0;
   virtual bool write_msr(std::uint32_t index, std::uint64_t value) = 0;
+  /// The CPU's time-stamp counter is the machine's plus `offset` now, for the TSC deadline.
+  virtual void tsc_offset_changed(std::uint64_t offset) { (void)offset; }
   /// The CPU took INIT: what the APIC resets on it (SDM vol. 3, 11.4.7.3).
   virtual void cpu_init() = 0;
 };

@@ -67,6 +67,7 @@ class SoftVcpu final : public Vcpu {
   SoftVcpu(SoftAccel& accel, VcpuDeps deps)
       : accel_(accel),
         index_(deps.index),
+        interrupts_(deps.interrupts),
         core_({deps.index, deps.model, accel.deps_.memory, accel.deps_.io, deps.interrupts, accel.deps_.clock,
                accel.deps_.log, deps.model.tsc_hz, std::move(deps.floating_point_error)}) {
     core_.on_wake([this] { wake(); });
@@ -107,6 +108,7 @@ class SoftVcpu final : public Vcpu {
 
   Exit run() override {
     runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    tell_tsc_offset();
     for (;;) {
       interp::RunExit why;
       if (engine_) {
@@ -136,9 +138,13 @@ class SoftVcpu final : public Vcpu {
   Status set_state(const cpu::CpuState& state) override {
     HUSK_TRY(cpu::check_state(state, core_.model));
     core_.set_whole_state(state);
+    tell_tsc_offset();
     return {};
   }
-  void reset(bool bootstrap) override { core_.reset(bootstrap); }
+  void reset(bool bootstrap) override {
+    core_.reset(bootstrap);
+    tell_tsc_offset();
+  }
 
   Status set_debug(const cpu::DebugRequest& request) override {
     core_.debug = request;
@@ -173,6 +179,9 @@ class SoftVcpu final : public Vcpu {
 
  private:
   friend class SoftAccel;
+  /// At each start too, as a CPU that is to take this one's place may have told its own meanwhile.
+  void tell_tsc_offset() { interrupts_.tsc_offset_changed(core_.s.msr.tsc_offset); }
+
   /// Long enough to make a change of turns cheap, short enough that a spinning CPU does not hold up the others.
   static constexpr std::uint64_t kQuantum = 50'000;
 
@@ -212,6 +221,7 @@ class SoftVcpu final : public Vcpu {
 
   SoftAccel& accel_;
   unsigned index_;
+  core::CpuInterrupts& interrupts_;
   std::atomic<std::thread::id> runner_{};  ///< the thread that last called run()
   interp::Core core_;
   std::unique_ptr<interp::CodeEngine> engine_;

@@ -273,6 +273,7 @@ bool Core::write_msr(std::uint32_t index, std::uint64_t value) {
       const std::uint64_t delta = value - (index == kMsrTsc ? tsc() : r.tsc_adjust);
       r.tsc_offset += delta;
       r.tsc_adjust += delta;
+      deps_.interrupts.tsc_offset_changed(r.tsc_offset);
       publish_kvm_clock();
       return true;
     }

@@ -113,7 +113,7 @@ class LocalApic : public core::StatefulDevice<LocalApicState>, public core::CpuI
     /// IA32_APIC_BASE was written with a new base or mode (ApicMmio follows it). May be null.
     std::function<void()> base_changed = {};
     std::uint64_t bus_hertz = core::kNanosecondsPerSecond;  ///< what the timer's divider divides
-    /// This CPU's IA32_TIME_STAMP_COUNTER and its rate; null: no TSC-deadline mode.
+    /// The machine's time-stamp counter and its rate; null: no TSC-deadline mode.
     std::function<std::uint64_t()> read_tsc = {};
     std::uint64_t tsc_hertz = 0;
     bool x2apic = true;           ///< false: setting IA32_APIC_BASE.EXTD takes #GP
@@ -135,6 +135,7 @@ class LocalApic : public core::StatefulDevice<LocalApicState>, public core::CpuI
   bool set_apic_base(std::uint64_t value) override;
   std::optional<std::uint64_t> read_msr(std::uint32_t index) override;
   bool write_msr(std::uint32_t index, std::uint64_t value) override;
+  void tsc_offset_changed(std::uint64_t offset) override;
   void cpu_init() override;
 
   // core::LineSink
@@ -160,8 +161,6 @@ class LocalApic : public core::StatefulDevice<LocalApicState>, public core::CpuI
 
   /// A source inside the CPU: the performance counters, the thermal monitor. Any thread.
   void signal(Lvt entry);
-  /// The TSC was written or its offset changed: the TSC deadline lies elsewhere in time now.
-  void tsc_changed();
 
  protected:
   void before_save() override;
@@ -221,6 +220,7 @@ class LocalApic : public core::StatefulDevice<LocalApicState>, public core::CpuI
   TimerMode timer_mode() const { return mode_of(lvt(Lvt::timer).load()); }
   unsigned divide_shift() const { return ((state_.divide & 3) + ((state_.divide >> 1) & 4) + 1) & 7; }
   std::uint64_t counts_elapsed() const;
+  std::uint64_t cpu_tsc() const { return deps_.read_tsc() + tsc_offset_; }
   core::VmTime time_of_count(std::uint64_t counts) const;
   std::uint32_t current_count() const;
   void start_counting(std::uint32_t first);
@@ -247,6 +247,7 @@ class LocalApic : public core::StatefulDevice<LocalApicState>, public core::CpuI
   VectorSet irr_, isr_, tmr_;
   std::array<std::atomic<bool>, 2> lint_{};
   std::atomic<bool> ext_int_{false};
+  std::uint64_t tsc_offset_ = 0;  ///< the CPU's own, which tells it anew before it runs; under the domain
 };
 
 }  // namespace husk::devices

@@ -422,6 +422,22 @@ TEST_F(LocalApicTest, TscDeadlineFiresAtItsTscAndReadsZeroAfter) {
   EXPECT_EQ(m.clock.next_deadline(), std::nullopt) << "changing the mode disarms";
 }
 
+// SDM vol. 3, 11.5.4.1: the deadline is an absolute value of the CPU's own time-stamp counter.
+TEST_F(LocalApicTest, TscDeadlineFollowsTheCpusOwnOffset) {
+  Cpu& cpu = boot();
+  write(0, 0x320, 0x40041);
+  m.clock.advance(1000);
+  cpu.apic.tsc_offset_changed(1000);
+  EXPECT_TRUE(cpu.apic.write_msr(0x6E0, 5000));
+  EXPECT_EQ(m.clock.next_deadline(), 2000u) << "2000 ticks of 2 GHz";
+  cpu.apic.tsc_offset_changed(std::uint64_t{0} - 1000);
+  EXPECT_EQ(m.clock.next_deadline(), 3000u);
+  m.clock.advance(1999);
+  EXPECT_FALSE(cpu.apic.pending());
+  m.clock.advance(1);
+  EXPECT_EQ(cpu.apic.acknowledge(), 0x41);
+}
+
 TEST_F(LocalApicTest, ExtIntFollowsLint0AndTakesTheVectorOfThe8259) {
   Cpu& cpu = boot();
   write(0, 0x350, 0x10700);

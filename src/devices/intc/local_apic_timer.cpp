@@ -1,6 +1,7 @@
 // husk: the local APIC's timer: one-shot, periodic and TSC-deadline (SDM vol. 3, 11.5.4)
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "devices/intc/local_apic.h"
 
@@ -90,8 +91,9 @@ void LocalApic::write_tsc_deadline(std::uint64_t value) {
   arm_timer();
 }
 
-void LocalApic::tsc_changed() {
+void LocalApic::tsc_offset_changed(std::uint64_t offset) {
   const mem::DomainGuard guard(deps_.domain);
+  if (std::exchange(tsc_offset_, offset) == offset) return;
   if (timer_mode() == TimerMode::tsc_deadline) arm_timer();
 }
 
@@ -100,7 +102,7 @@ void LocalApic::arm_timer() {
     case TimerMode::tsc_deadline: {
       if (state_.tsc_deadline == 0 || !deps_.read_tsc) break;
       const core::VmTime now = deps_.clock.now();
-      const std::uint64_t tsc = deps_.read_tsc();
+      const std::uint64_t tsc = cpu_tsc();
       if (state_.tsc_deadline <= tsc) {
         timer_->arm(now);
         return;
@@ -124,7 +126,7 @@ void LocalApic::timer_fired() {
   switch (timer_mode()) {
     case TimerMode::tsc_deadline:
       if (state_.tsc_deadline == 0 || !deps_.read_tsc) return;
-      if (deps_.read_tsc() < state_.tsc_deadline) {
+      if (cpu_tsc() < state_.tsc_deadline) {
         arm_timer();
         return;
       }

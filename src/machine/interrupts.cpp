@@ -1,25 +1,59 @@
 // husk: a board's interrupt controllers and its 8254, where they are husk's own
 #include "machine/interrupts.h"
 
-#include "base/check.h"
-
 namespace husk::machine {
+
+// ---- ends ----
+
+namespace {
+std::vector<std::uint8_t> saved(const Interrupts::Entry& entry) {
+  const mem::DomainGuard guard(entry.domain);
+  state::StateWriter writer;
+  entry.device->save(writer);
+  return std::move(writer).take();
+}
+Status load(const Interrupts::Entry& entry, const std::vector<std::uint8_t>& bytes) {
+  const mem::DomainGuard guard(entry.domain);
+  state::StateReader reader(bytes);
+  return entry.device->load(reader);
+}
+}  // namespace
+
+Status InterruptEnds::exchange(std::unique_ptr<Interrupts>& with) {
+  now_->settle();
+  std::vector<std::vector<std::uint8_t>> states;
+  for (const Interrupts::Entry& entry : now_->controllers()) states.push_back(saved(entry));
+  const auto timer = saved(now_->timer());
+  std::swap(now_, with);
+  const auto done = [&]() -> Status {
+    std::size_t next = 0;
+    for (const Interrupts::Entry& entry : now_->controllers()) HUSK_TRY(load(entry, states[next++]));
+    // One 8254 no longer drives the wire, and the other may not either, being wired inside.
+    irq0_.restore_level(false);
+    return load(now_->timer(), timer);
+  }();
+  if (!done) take_back(with);
+  return done;
+}
+
+void InterruptEnds::take_back(std::unique_ptr<Interrupts>& with) {
+  std::swap(now_, with);
+  irq0_.restore_level(false);
+  // Drives the wire again. What it has just told it takes back.
+  (void)load(now_->timer(), saved(now_->timer()));
+}
+
+// ---- husk's own ----
 
 OwnChipset::OwnChipset(Deps deps)
     : ioapic_({.memory_space = deps.board.memory_space,
                .domain = &deps.board.chipset,
                .bus = deps.bus,
                .redirection_changed = std::move(deps.redirection_changed)}),
-      pic_({.io_space = deps.board.io_space,
-            .domain = &deps.board.chipset,
-            .interrupt = std::move(deps.cpu_interrupt)}) {}
-
-core::Device& OwnChipset::make_timer(const Interrupts::Deps& board, core::InterruptLine irq0) {
-  HUSK_CHECK(!pit_);
-  pit_ = std::make_unique<devices::Pit>(
-      devices::Pit::Deps{board.io_space, &board.chipset, board.chipset_clock, std::move(irq0)});
-  return *pit_;
-}
+      pic_(
+          {.io_space = deps.board.io_space, .domain = &deps.board.chipset, .interrupt = std::move(deps.cpu_interrupt)}),
+      pit_({deps.board.io_space, &deps.board.chipset, deps.board.chipset_clock,
+            core::InterruptLine(deps.board.irq0, 0)}) {}
 
 OwnInterrupts::OwnInterrupts(Deps deps) : deps_(std::move(deps)) {
   mmio_ = std::make_unique<devices::ApicMmio>(devices::ApicMmio::Deps{deps_.memory_space, bus_});

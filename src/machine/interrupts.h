@@ -23,10 +23,9 @@
 
 namespace husk::machine {
 
-/// The local APICs, the I/O APIC, the two 8259s and the 8254 of a PC. A board connects its devices to the ends that are
-/// offered here and does not know what is behind them. Whoever implements it keeps the state in the records of
-/// devices/intc and devices/timer (LocalApicState "lapicN", IoapicState "ioapic", PicPairState "pic", PitState "pit"),
-/// so that a machine saved with one implementation is loaded with another.
+/// The local APICs, the I/O APIC, the two 8259s and the 8254 of a PC. Whoever implements it keeps the state in the
+/// records of devices/intc and devices/timer (LocalApicState "lapicN", IoapicState "ioapic", PicPairState "pic",
+/// PitState "pit"), so that one implementation takes up what another has left.
 class Interrupts {
  public:
   struct Deps {
@@ -38,6 +37,7 @@ class Interrupts {
     mem::LockDomain& chipset;      ///< of the I/O APIC, the 8259s and the 8254
     const cpu::CpuModel& cpu_model;
     std::vector<core::CpuPins*> pins;  ///< one a CPU
+    core::LineSink& irq0;              ///< its pin 0 is driven by counter 0 of the 8254, unless that is wired already
     Log& log;
   };
   struct Entry {
@@ -55,14 +55,63 @@ class Interrupts {
   virtual core::CpuInterrupts& cpu(unsigned index) = 0;
   /// Local APICs, I/O APIC and 8259s, in the order in which they are saved.
   virtual std::vector<Entry> controllers() = 0;
-  /// To be called once: the 8254, whose counter 0 drives `irq0` unless it is wired already.
-  virtual core::Device& make_timer(core::InterruptLine irq0) = 0;
+  /// The 8254.
+  virtual Entry timer() = 0;
   /// The HPET has taken IRQ0 (devices::Pit::set_output_disabled).
   virtual void disable_timer_output(bool disabled) = 0;
+  /// Before the state is read to go elsewhere, while no CPU runs: what some parts have yet to tell the others.
+  virtual void settle() {}
 };
 
 /// Called when the board's memory is there and nothing else.
 using InterruptsFactory = std::function<Result<std::unique_ptr<Interrupts>>(Interrupts::Deps deps)>;
+
+/// The ends to which a board connects its devices. They stay, while what is behind them can be exchanged.
+class InterruptEnds final {
+ public:
+  core::LineSink& isa() { return isa_; }
+  core::LineSink& ioapic() { return ioapic_; }
+  core::MsiPort& messages() { return messages_; }
+  /// Interrupts::Deps::irq0, and where that leads.
+  core::LineSink& timer_wire() { return timer_wire_; }
+  void connect_timer(core::InterruptLine irq0) { irq0_ = std::move(irq0); }
+  Interrupts& now() { return *now_; }
+
+  void connect(std::unique_ptr<Interrupts> first) { now_ = std::move(first); }
+  /// Puts `with` in the place of those that were there, in their state. Nothing sends interrupts meanwhile: CPUs and
+  /// time stand, and the devices are quiet. On an error all is as it was.
+  Status exchange(std::unique_ptr<Interrupts>& with);
+  /// Takes back an exchange, before anything ran.
+  void take_back(std::unique_ptr<Interrupts>& with);
+
+ private:
+  struct Wires final : core::LineSink {
+    Wires(InterruptEnds& of, core::LineSink& (Interrupts::*which)()) : owner(of), sink(which) {}
+    void set_pin(unsigned pin, bool level) override { (owner.now().*sink)().set_pin(pin, level); }
+    void restore_pin(unsigned pin, bool level) override { (owner.now().*sink)().restore_pin(pin, level); }
+    InterruptEnds& owner;
+    core::LineSink& (Interrupts::*sink)();
+  };
+  struct Messages final : core::MsiPort {
+    explicit Messages(InterruptEnds& of) : owner(of) {}
+    void send(std::uint16_t requester_id, core::MsiMessage message) override {
+      owner.now().messages().send(requester_id, message);
+    }
+    InterruptEnds& owner;
+  };
+  struct TimerWire final : core::LineSink {
+    explicit TimerWire(InterruptEnds& of) : owner(of) {}
+    void set_pin(unsigned, bool level) override { owner.irq0_.set(level); }
+    void restore_pin(unsigned, bool level) override { owner.irq0_.restore_level(level); }
+    InterruptEnds& owner;
+  };
+
+  std::unique_ptr<Interrupts> now_;
+  core::InterruptLine irq0_;
+  Wires isa_{*this, &Interrupts::isa}, ioapic_{*this, &Interrupts::ioapic};
+  Messages messages_{*this};
+  TimerWire timer_wire_{*this};
+};
 
 /// husk's own I/O APIC, 8259s and 8254.
 class OwnChipset final {
@@ -78,8 +127,7 @@ class OwnChipset final {
   devices::Ioapic& ioapic() { return ioapic_; }
   devices::PicPair& pic() { return pic_; }
   core::LineSink& isa() { return isa_; }
-  core::Device& make_timer(const Interrupts::Deps& board, core::InterruptLine irq0);
-  void disable_timer_output(bool disabled) { pit_->set_output_disabled(disabled); }
+  devices::Pit& timer() { return pit_; }
 
  private:
   /// One wire of an ISA interrupt ends at both controllers; the guest masks the one that it does not use.
@@ -100,7 +148,7 @@ class OwnChipset final {
   devices::Ioapic ioapic_;
   devices::PicPair pic_;
   IsaWires isa_{*this};
-  std::unique_ptr<devices::Pit> pit_;
+  devices::Pit pit_;
 };
 
 /// All of them husk's own.
@@ -116,8 +164,8 @@ class OwnInterrupts final : public Interrupts {
   core::MsiPort& messages() override { return bus_; }
   core::CpuInterrupts& cpu(unsigned index) override { return *apics_[index]; }
   std::vector<Entry> controllers() override;
-  core::Device& make_timer(core::InterruptLine irq0) override { return chipset_->make_timer(deps_, std::move(irq0)); }
-  void disable_timer_output(bool disabled) override { chipset_->disable_timer_output(disabled); }
+  Entry timer() override { return {&chipset_->timer(), &deps_.chipset}; }
+  void disable_timer_output(bool disabled) override { chipset_->timer().set_output_disabled(disabled); }
 
  private:
   /// Hands the 8259's output to LINT0 of every local APIC.

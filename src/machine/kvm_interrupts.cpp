@@ -33,6 +33,7 @@ class KvmLocalApic final : public core::StatefulDevice<devices::LocalApicState>,
     Log& log;
     std::function<bool()> int_level;            ///< INT of the 8259s, if they are KVM's
     std::function<std::uint8_t()> acknowledge;  ///< of husk's 8259s; null: they are KVM's
+    bool whole() const { return !acknowledge; }
   };
   explicit KvmLocalApic(Deps deps) : deps_(std::move(deps)), state_id_(fmt::format("lapic{}", deps_.index)) {
     state_ = devices::local_apic_reset_state(deps_.index == 0);
@@ -52,6 +53,10 @@ class KvmLocalApic final : public core::StatefulDevice<devices::LocalApicState>,
                       irqchip.set_msr(deps_.index, kMsrTscDeadline, state_.tsc_deadline);
     if (!done && connected_) deps_.log.error("KVM refuses the state of {}", state_id_);
   }
+  const devices::LocalApicState& current() {
+    before_save();
+    return state_;
+  }
   void connect() {
     connected_ = true;
     to_kvm();
@@ -70,11 +75,19 @@ class KvmLocalApic final : public core::StatefulDevice<devices::LocalApicState>,
   }
   std::uint8_t task_priority() override { return static_cast<std::uint8_t>(state_.task_priority >> 4); }
   void set_task_priority(std::uint8_t) override {}
-  std::uint64_t apic_base() override { return state_.base; }
+  std::uint64_t apic_base() override {
+    std::uint64_t base = 0;
+    return deps_.irqchip->get_msr(deps_.index, kMsrApicBase, base) ? base : state_.base;
+  }
   bool set_apic_base(std::uint64_t) override { return true; }
   std::optional<std::uint64_t> read_msr(std::uint32_t) override { return std::nullopt; }
   bool write_msr(std::uint32_t, std::uint64_t) override { return false; }
-  void cpu_init() override {}
+  void cpu_init() override {
+    const std::uint64_t base = apic_base();
+    state_ = devices::local_apic_reset_state(deps_.index == 0);
+    state_.base = base;
+    to_kvm();
+  }
 
  protected:
   void before_save() override {
@@ -83,17 +96,30 @@ class KvmLocalApic final : public core::StatefulDevice<devices::LocalApicState>,
     if (!deps_.irqchip->get_msr(deps_.index, kMsrApicBase, base) || !deps_.irqchip->get_lapic(deps_.index, page))
       return;
     state_.base = base;
-    kvm_state::take_lapic(state_, page, deps_.clock.now());
+    // KVM's timer has run on since the machine's time stopped.
+    kvm_state::take_lapic(state_, page, deps_.clock.now() + deps_.irqchip->since_stop());
     std::uint64_t deadline = 0;
     if (deps_.irqchip->get_msr(deps_.index, kMsrTscDeadline, deadline)) state_.tsc_deadline = deadline;
     state_.lint[0] = deps_.int_level ? deps_.int_level() : int_.load();
   }
   Status validate(const devices::LocalApicState& incoming) const override {
-    return devices::check_local_apic(incoming, deps_.limits, state_id_);
+    HUSK_TRY(devices::check_local_apic(incoming, deps_.limits, state_id_));
+    if (!deps_.whole()) return {};
+    // What KVM's I/O APIC and 8259s have no part for.
+    constexpr std::uint32_t kSuppressEoiBroadcast = 1u << 12, kMasked = 1u << 16, kMode = 7u << 8;
+    const std::uint32_t lint0 = incoming.lvt[static_cast<unsigned>(devices::Lvt::lint0)];
+    if (incoming.spurious & kSuppressEoiBroadcast)
+      return cannot_be_kvms("ends interrupts by the EOI register of the I/O APIC");
+    if (!(lint0 & (kMasked | kMode))) return cannot_be_kvms("takes the 8259's interrupts by a vector of its own");
+    return {};
   }
   void after_load() override { to_kvm(); }
 
  private:
+  std::unexpected<Error> cannot_be_kvms(const char* why) const {
+    return std::unexpected(Error{fmt::format("kernel_irqchip=on: {} {}", state_id_, why), "use kernel_irqchip=split"});
+  }
+
   Deps deps_;
   std::string state_id_;
   std::atomic<bool> int_{false};
@@ -144,6 +170,11 @@ class KvmInterrupts : public Interrupts, private core::MsiPort, private devices:
     irqchip_->on_eoi({});
   }
   devices::InterruptBus& bus() { return *this; }
+  std::vector<devices::LocalApicState> local_apics() {
+    std::vector<devices::LocalApicState> states;
+    for (auto& apic : apics_) states.push_back(apic->current());
+    return states;
+  }
   std::vector<Entry> with_apics(std::initializer_list<Entry> rest) {
     std::vector<Entry> all;
     for (auto& apic : apics_) all.push_back({apic.get(), nullptr});
@@ -181,8 +212,21 @@ class SplitInterrupts final : public KvmInterrupts {
   std::vector<Entry> controllers() override {
     return with_apics({{&chipset_.ioapic(), &deps_.chipset}, {&chipset_.pic(), &deps_.chipset}});
   }
-  core::Device& make_timer(core::InterruptLine irq0) override { return chipset_.make_timer(deps_, std::move(irq0)); }
-  void disable_timer_output(bool disabled) override { chipset_.disable_timer_output(disabled); }
+  Entry timer() override { return {&chipset_.timer(), &deps_.chipset}; }
+  void disable_timer_output(bool disabled) override { chipset_.timer().set_output_disabled(disabled); }
+  /// An EOI may be known to KVM's local APIC already and still be on its way to the CPU's thread.
+  void settle() override {
+    const auto states = local_apics();
+    constexpr std::uint32_t kSuppressEoiBroadcast = 1u << 12;
+    // Such guests tell the I/O APIC themselves, when they like.
+    if (std::ranges::any_of(states, [](const auto& apic) { return apic.spurious & kSuppressEoiBroadcast; })) return;
+    for (unsigned vector = 16; vector < 256; ++vector) {
+      const auto has = [&](const devices::LocalApicState& apic) {
+        return bit(apic.irr[vector / 64] | apic.isr[vector / 64], vector % 64);
+      };
+      if (std::ranges::none_of(states, has)) chipset_.ioapic().end_of_interrupt(static_cast<std::uint8_t>(vector));
+    }
+  }
 
  private:
   struct ExtIntWire final : core::LineSink {
@@ -278,7 +322,12 @@ class KvmPics final : public core::StatefulDevice<devices::PicPairState> {
     if (irqchip_->get_chip(master) && irqchip_->get_chip(slave))
       kvm_state::take_pics(state_, master.chip.pic, slave.chip.pic);
   }
-  Status validate(const devices::PicPairState& incoming) const override { return devices::PicPair::check(incoming); }
+  Status validate(const devices::PicPairState& incoming) const override {
+    HUSK_TRY(devices::PicPair::check(incoming));
+    if (incoming.master.single || incoming.slave.single)
+      return std::unexpected(Error{"kernel_irqchip=on: KVM's 8259s are always two", "use kernel_irqchip=split"});
+    return {};
+  }
   void after_load() override { to_kvm(); }
 
  private:
@@ -346,24 +395,28 @@ class WholeInterrupts final : public KvmInterrupts {
     return with_apics({{&ioapic_, &deps_.chipset}, {&pics_, &deps_.chipset}});
   }
   /// The wire from counter 0 to the controllers is inside KVM.
-  core::Device& make_timer(core::InterruptLine) override { return pit_; }
+  Entry timer() override { return {&pit_, &deps_.chipset}; }
   void disable_timer_output(bool disabled) override { pit_.set_output_disabled(disabled); }
 
  private:
   struct IsaWires final : core::LineSink {
     explicit IsaWires(WholeInterrupts& of) : owner(of) {}
     void set_pin(unsigned irq, bool level) override {
-      restore_pin(irq, level);
+      owner.ioapic_.note_pin(irq == 0 ? 2 : irq, level);
       owner.irqchip_->set_line(irq, level);
     }
-    void restore_pin(unsigned irq, bool level) override { owner.ioapic_.note_pin(irq == 0 ? 2 : irq, level); }
+    /// A wire that is low again makes no edge, and KVM must know, or the next rise is none.
+    void restore_pin(unsigned irq, bool level) override {
+      owner.ioapic_.note_pin(irq == 0 ? 2 : irq, level);
+      if (!level) owner.irqchip_->set_line(irq, level);
+    }
     WholeInterrupts& owner;
   };
   struct IoapicPins final : core::LineSink {
     explicit IoapicPins(WholeInterrupts& of) : owner(of) {}
     void set_pin(unsigned pin, bool level) override {
       if (pin >= Irqchip::kPins) return;
-      restore_pin(pin, level);
+      owner.ioapic_.note_pin(pin, level);
       owner.irqchip_->set_line(Irqchip::kFirstPinLine + pin, level);
     }
     void restore_pin(unsigned pin, bool level) override {

@@ -303,12 +303,17 @@ struct NoPins final : core::CpuPins {
   void startup(std::uint8_t) override {}
 };
 
+struct NoWire final : core::LineSink {
+  void set_pin(unsigned, bool) override {}
+  void restore_pin(unsigned, bool) override {}
+};
+
 /// The interrupt controllers of a machine with one CPU, in one of the modes.
 class Controllers {
  public:
   Controllers(accel::kvm::System& system, std::optional<accel::kvm::IrqchipMode> mode) {
     model_ = system.adapt(cpu::cpu_model("max").value(), log_).value();
-    Interrupts::Deps deps{memory_, io_, clock_, *chipset_clock_, *cpu_clock_, chipset_, model_, {&pins_}, log_};
+    Interrupts::Deps deps{memory_, io_, clock_, *chipset_clock_, *cpu_clock_, chipset_, model_, {&pins_}, irq0_, log_};
     if (!mode) {
       interrupts_ = OwnInterrupts::create(deps).value();
     } else {
@@ -317,7 +322,7 @@ class Controllers {
       vcpu_ = accel_->create_vcpu({0, model_, interrupts_->cpu(0)}).value();
     }
     all_ = interrupts_->controllers();
-    all_.push_back({&interrupts_->make_timer({}), &chipset_});
+    all_.push_back(interrupts_->timer());
   }
   ~Controllers() { vcpu_.reset(); }
 
@@ -334,11 +339,14 @@ class Controllers {
   void load(const std::vector<std::vector<std::uint8_t>>& saved) {
     ASSERT_EQ(saved.size(), all_.size());
     for (std::size_t i = 0; i < all_.size(); ++i) {
-      const mem::DomainGuard guard(all_[i].domain);
-      state::StateReader reader(saved[i]);
-      const auto done = all_[i].device->load(reader);
+      const auto done = load(i, saved[i]);
       ASSERT_TRUE(done) << done.error().text();
     }
+  }
+  Status load(std::size_t which, const std::vector<std::uint8_t>& saved) {
+    const mem::DomainGuard guard(all_[which].domain);
+    state::StateReader reader(saved);
+    return all_[which].device->load(reader);
   }
   void reset() {
     for (const auto& [device, domain] : all_) {
@@ -358,6 +366,7 @@ class Controllers {
   mem::AddressSpace memory_{"memory"}, io_{"io", 0x10000};
   cpu::CpuModel model_;
   NoPins pins_;
+  NoWire irq0_;
   std::unique_ptr<accel::KvmAccel> accel_;
   std::unique_ptr<Interrupts> interrupts_;
   std::unique_ptr<accel::Vcpu> vcpu_;
@@ -455,6 +464,52 @@ TEST_F(KvmInterruptsTest, WhatOneModeSavesAnotherLoads) {
     other.load(from_own);
     expect_equal(other, other.save(), records);
   }
+}
+
+TEST_F(KvmInterruptsTest, WhatKvmsControllersHaveNoPartForIsRefused) {
+  Controllers whole(*system_, accel::kvm::IrqchipMode::on), split(*system_, accel::kvm::IrqchipMode::split);
+  const auto expect_refused = [&](std::size_t which, const std::vector<std::uint8_t>& record) {
+    const auto refused = whole.load(which, record);
+    ASSERT_FALSE(refused) << whole.id(which);
+    EXPECT_EQ(refused.error().message.find("kernel_irqchip=on"), 0u) << refused.error().text();
+    EXPECT_TRUE(split.load(which, record));
+  };
+  LocalApicState lapic = devices::local_apic_reset_state(true);
+  lapic.spurious = 0x11FF;  // no EOI broadcasts
+  expect_refused(0, bytes_of(lapic));
+  lapic.spurious = 0x1FF;
+  lapic.lvt[static_cast<unsigned>(devices::Lvt::lint0)] = 0x41;
+  expect_refused(0, bytes_of(lapic));
+  PicPairState pics;
+  pics.master.single = true;
+  expect_refused(2, bytes_of(pics));
+}
+
+// KVM's local APIC may have ended an interrupt of which the CPU's thread has yet to tell husk's I/O APIC.
+TEST_F(KvmInterruptsTest, AnEoiThatIsOnItsWayIsNotLost) {
+  Controllers kvm(*system_, accel::kvm::IrqchipMode::split);
+  LocalApicState lapic = devices::local_apic_reset_state(true);
+  lapic.spurious = 0x1FF;
+  lapic.isr[0] = std::uint64_t{1} << 0x32;
+  IoapicState ioapic;
+  for (auto& entry : ioapic.redirection) entry = 0x10000;
+  ioapic.redirection[9] = ioapic.redirection[10] = 0xC031;  // level, in service, and no longer at the local APIC
+  ioapic.redirection[11] = 0xC032;                          // at work there
+  ioapic.pins = 1u << 9;
+  auto records = busy_records();
+  records[0] = bytes_of(lapic);
+  records[1] = bytes_of(ioapic);
+  records[2] = bytes_of(PicPairState{});
+  kvm.load(records);
+  kvm.interrupts().settle();
+  const auto saved = kvm.save();
+  state::StateReader lapic_reader(saved[0]), ioapic_reader(saved[1]);
+  ASSERT_TRUE(lapic_reader.record(lapic));
+  ASSERT_TRUE(ioapic_reader.record(ioapic));
+  EXPECT_EQ(lapic.irr[0], std::uint64_t{1} << 0x31) << "the wire that is still high requests again";
+  EXPECT_EQ(ioapic.redirection[9], 0xC031u);
+  EXPECT_EQ(ioapic.redirection[10], 0x8031u);
+  EXPECT_EQ(ioapic.redirection[11], 0xC032u);
 }
 
 TEST_F(KvmInterruptsTest, AMessageOfADeviceReachesKvmsLocalApic) {

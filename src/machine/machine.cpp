@@ -60,21 +60,44 @@ Machine::~Machine() {
 
 Status Machine::open_kvm() {
 #if HUSK_HAVE_KVM
-  kvm_ = std::make_unique<Kvm>(HUSK_TRY(accel::kvm::System::open(options_.kvm_device)),
-                               irqchip_mode(options_.kernel_irqchip));
-  kvm_->system->use_kernel_apic(kvm_->irqchip != accel::kvm::IrqchipMode::off);
-  Log silent;
-  options_.cpu_model =
-      HUSK_TRY(kvm_->system->adapt(std::move(options_.cpu_model), options_.warn_of_missing_features ? log_ : silent));
+  if (kvm_) return {};
+  auto opened = std::make_unique<Kvm>(HUSK_TRY(accel::kvm::System::open(options_.kvm_device)),
+                                      irqchip_mode(options_.kernel_irqchip));
+  opened->system->use_kernel_apic(opened->irqchip != accel::kvm::IrqchipMode::off);
+  kvm_ = std::move(opened);
   return {};
 #else
   return std::unexpected(Error{"accelerator kvm: husk has it on x86-64 hosts only", "use --accel soft"});
 #endif
 }
 
-Result<std::unique_ptr<Interrupts>> Machine::make_accelerator(Interrupts::Deps deps) {
+Status Machine::adapt_model() {
 #if HUSK_HAVE_KVM
-  if (kvm_) {
+  Log silent;
+  options_.cpu_model =
+      HUSK_TRY(kvm_->system->adapt(std::move(options_.cpu_model), options_.warn_of_missing_features ? log_ : silent));
+#endif
+  return {};
+}
+
+bool Machine::has_own_interrupts(const std::string& accelerator) const {
+#if HUSK_HAVE_KVM
+  return accelerator != "kvm" || kvm_->irqchip == accel::kvm::IrqchipMode::off;
+#else
+  return true;
+#endif
+}
+
+struct Machine::Cpus {
+  std::unique_ptr<accel::Accelerator> accelerator;
+  std::unique_ptr<Interrupts> interrupts;  ///< null: the board's stay
+  std::vector<std::unique_ptr<accel::Vcpu>> vcpus;
+};
+
+Result<Machine::Cpus> Machine::make_accelerator(const std::string& name, Interrupts::Deps deps) {
+  Cpus made;
+#if HUSK_HAVE_KVM
+  if (name == "kvm") {
     auto kvm = HUSK_TRY(accel::KvmAccel::create({.system = *kvm_->system,
                                                  .memory = deps.memory_space,
                                                  .io = deps.io_space,
@@ -84,41 +107,27 @@ Result<std::unique_ptr<Interrupts>> Machine::make_accelerator(Interrupts::Deps d
                                                  .lost_ticks = options_.lost_ticks == LostTicks::delay
                                                                    ? accel::kvm::LostTicks::delay
                                                                    : accel::kvm::LostTicks::discard}));
-    const auto irqchip = kvm->irqchip();
-    accelerator_ = std::move(kvm);
-    if (irqchip) return make_kvm_interrupts(irqchip, std::move(deps));
-    return OwnInterrupts::create(std::move(deps));
+    if (kvm->irqchip()) made.interrupts = HUSK_TRY(make_kvm_interrupts(kvm->irqchip(), deps));
+    made.accelerator = std::move(kvm);
   }
-#endif
-  const auto engine = options_.accelerator == "jit" ? accel::SoftEngine::jit : accel::SoftEngine::interpreter;
-  accelerator_ = std::make_unique<accel::SoftAccel>(
-      accel::SoftAccelDeps{deps.memory_space, deps.io_space, deps.cpu_clock, log_, engine, options_.statistics});
-  return OwnInterrupts::create(std::move(deps));
-}
-
-struct Machine::Cpus {
-  std::unique_ptr<accel::Accelerator> accelerator;
-  std::vector<std::unique_ptr<accel::Vcpu>> vcpus;
-};
-
-Result<Machine::Cpus> Machine::make_cpus(const std::string& name) {
-  Cpus made;
-  // The board has had the first one made, with its interrupt controllers.
-  if (vcpus_.empty()) made.accelerator = std::move(accelerator_);
-#if HUSK_HAVE_KVM
-  if (!made.accelerator && name == "kvm")
-    made.accelerator = HUSK_TRY(
-        accel::KvmAccel::create({*kvm_->system, board_->memory_space(), board_->io_space(), board_->clock(), log_}));
 #endif
   if (!made.accelerator)
     made.accelerator = std::make_unique<accel::SoftAccel>(accel::SoftAccelDeps{
-        board_->memory_space(), board_->io_space(), board_->clock(), log_,
+        deps.memory_space, deps.io_space, deps.cpu_clock, log_,
         name == "jit" ? accel::SoftEngine::jit : accel::SoftEngine::interpreter, options_.statistics});
-  for (mem::RamRegion* region : board_->ram()) HUSK_TRY(made.accelerator->add_ram(*region));
-  for (unsigned i = 0; i < options_.board.cpus; ++i)
-    made.vcpus.push_back(HUSK_TRY(made.accelerator->create_vcpu(
-        {i, options_.cpu_model, board_->interrupts(i), board_->floating_point_error(i)})));
+  // husk's own serve all accelerators alike.
+  const bool stay = board_ && has_own_interrupts(options_.accelerator);
+  if (!made.interrupts && !stay) made.interrupts = HUSK_TRY(OwnInterrupts::create(std::move(deps)));
   return made;
+}
+
+Status Machine::make_vcpus(Cpus& of) {
+  Interrupts& interrupts = of.interrupts ? *of.interrupts : board_->interrupts();
+  for (mem::RamRegion* region : board_->ram()) HUSK_TRY(of.accelerator->add_ram(*region));
+  for (unsigned i = 0; i < options_.board.cpus; ++i)
+    of.vcpus.push_back(HUSK_TRY(
+        of.accelerator->create_vcpu({i, options_.cpu_model, interrupts.cpu(i), board_->floating_point_error(i)})));
+  return {};
 }
 
 void Machine::exchange_cpus(Cpus& cpus) {
@@ -126,29 +135,37 @@ void Machine::exchange_cpus(Cpus& cpus) {
   for (unsigned i = 0; i < vcpus_.size(); ++i) {
     std::swap(vcpus_[i]->vcpu, cpus.vcpus[i]);
     pins_[i]->target = &vcpus_[i]->vcpu->pins();
+    // Its interrupts may have come before it was there to be told.
+    pins_[i]->interrupt_changed();
   }
   accelerator_->set_a20(a20_);
 }
 
 Status Machine::build() {
-  if (options_.accelerator == "kvm")
+  if (options_.accelerator == "kvm") {
     HUSK_TRY(open_kvm());
-  else if (options_.accelerator != "interp" && options_.accelerator != "jit")
+    HUSK_TRY(adapt_model());
+  } else if (options_.accelerator != "interp" && options_.accelerator != "jit") {
     return fail("accelerator {} is not built into this husk", options_.accelerator);
+  }
   std::vector<core::CpuPins*> pins;
   for (unsigned i = 0; i < options_.board.cpus; ++i) {
     pins_.push_back(std::make_unique<PinsForwarder>());
     pins.push_back(pins_.back().get());
   }
+  Cpus cpus;
   board_ = HUSK_TRY(MicroBoard::create({clock_, log_, *this, std::move(pins), options_.cpu_model,
                                         [this, alive = alive_](const std::string& cause) {
                                           // Backends are drained when little of the machine is left.
                                           if (*alive) request_stop(cause);
                                         },
-                                        [this](Interrupts::Deps deps) { return make_accelerator(std::move(deps)); }},
+                                        [this, &cpus](Interrupts::Deps deps) -> Result<std::unique_ptr<Interrupts>> {
+                                          cpus = HUSK_TRY(make_accelerator(options_.accelerator, std::move(deps)));
+                                          return std::move(cpus.interrupts);
+                                        }},
                                        options_.board));
 
-  Cpus cpus = HUSK_TRY(make_cpus(options_.accelerator));
+  HUSK_TRY(make_vcpus(cpus));
   for (unsigned i = 0; i < options_.board.cpus; ++i) vcpus_.push_back(std::make_unique<VcpuSlot>());
   exchange_cpus(cpus);
   HUSK_TRY(load_guest());
@@ -262,11 +279,6 @@ void Machine::drain_devices() {
 // ---- from one accelerator to another ----
 
 Status Machine::check_move(const std::string& name) {
-#if HUSK_HAVE_KVM
-  if (kvm_ && kvm_->irqchip != accel::kvm::IrqchipMode::off)
-    return std::unexpected(Error{fmt::format("accelerator {}: the guest's interrupt controllers are KVM's", name),
-                                 "start the machine with kernel_irqchip=off"});
-#endif
   if (name == "interp" || (name == "jit" && HUSK_HAVE_JIT)) {
     // KVM lets guests have it; husk's own CPUs do not.
     if (options_.cpu_model.has(cpu::Feature::svm))
@@ -275,17 +287,14 @@ Status Machine::check_move(const std::string& name) {
     return {};
   }
   if (name != "kvm") return fail("accelerator {} is not built into this husk", name);
+  HUSK_TRY(open_kvm());
 #if HUSK_HAVE_KVM
-  if (!kvm_)
-    kvm_ = std::make_unique<Kvm>(HUSK_TRY(accel::kvm::System::open(options_.kvm_device)), accel::kvm::IrqchipMode::off);
   if (auto fits = kvm_->system->accepts(options_.cpu_model); !fits) return fits;
   if (options_.board.cpus > kvm_->system->caps().most_vcpus)
     return fail("accelerator kvm: the machine has {} CPUs, and KVM on this host at most {}", options_.board.cpus,
                 kvm_->system->caps().most_vcpus);
-  return {};
-#else
-  return fail("accelerator kvm: husk has it on x86-64 hosts only");
 #endif
+  return {};
 }
 
 Status Machine::copy_cpu_state(Cpus& to) {
@@ -297,10 +306,17 @@ Status Machine::copy_cpu_state(Cpus& to) {
 }
 
 Status Machine::move_cpus(const std::string& name, bool& later) {
-  auto made = make_cpus(name);
+  auto made = make_accelerator(name, board_->interrupt_deps());
   if (!made) return std::unexpected(std::move(made).error());
-  Status done = copy_cpu_state(*made);
-  later = !done;
+  Status done = make_vcpus(*made);
+  // KVM's local APICs hold part of what a CPU is there: they come first.
+  const bool others = done && made->interrupts;
+  if (others) done = board_->exchange_interrupts(made->interrupts);
+  const bool exchanged = others && done;
+  if (done) {
+    done = copy_cpu_state(*made);
+    later = !done;
+  }
   if (done) {
     exchange_cpus(*made);
     for (const auto& repeat : on_new_cpus_)
@@ -310,9 +326,11 @@ Status Machine::move_cpus(const std::string& name, bool& later) {
       for (const auto& again : on_new_cpus_) (void)again();
     }
   }
+  if (!done && exchanged) board_->take_back_interrupts(made->interrupts);
   // CPUs go before what they belong to, and with that the listeners of the RAM, which the others take again.
   made->vcpus.clear();
   made->accelerator.reset();
+  made->interrupts.reset();
   for (mem::RamRegion* region : board_->ram()) HUSK_TRY(accelerator_->add_ram(*region));
   if (!done) return std::unexpected(std::move(done).error().within(fmt::format("accelerator {}", name)));
   options_.accelerator = name;

@@ -49,7 +49,7 @@ using BootLoader = std::function<Result<boot::LoadedGuest>(mem::GuestMemory& mem
 
 struct MachineOptions {
   MicroBoard::Config board;
-  std::string accelerator = "interp";  ///< or "kvm"
+  std::string accelerator = "interp";  ///< or "jit", "kvm"
   std::string kvm_device = "/dev/kvm";
   KernelIrqchip kernel_irqchip = KernelIrqchip::automatic;  ///< KVM only
   LostTicks lost_ticks = LostTicks::delay;                  ///< of KVM's 8254
@@ -133,11 +133,15 @@ class Machine final : private core::MachineControl {
   struct Kvm;
   Status build();
   Status open_kvm();
-  /// Called by the board when its memory is there.
-  Result<std::unique_ptr<Interrupts>> make_accelerator(Interrupts::Deps deps);
+  /// Cuts the CPU model to what KVM on this host can do.
+  Status adapt_model();
+  /// Whether the interrupt controllers of a machine on this accelerator are husk's own.
+  bool has_own_interrupts(const std::string& accelerator) const;
   struct Cpus;
-  /// An accelerator with CPUs in the state of reset; nothing of the machine refers to them yet.
-  Result<Cpus> make_cpus(const std::string& accelerator);
+  /// An accelerator, and the interrupt controllers that go with it where the board's are others.
+  Result<Cpus> make_accelerator(const std::string& name, Interrupts::Deps deps);
+  /// CPUs in the state of reset; nothing of the machine refers to them yet.
+  Status make_vcpus(Cpus& of);
   /// Puts them in the place of those that the machine has, which are left in `cpus`.
   void exchange_cpus(Cpus& cpus);
   Status check_move(const std::string& accelerator);

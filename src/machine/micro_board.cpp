@@ -2,6 +2,7 @@
 #include "machine/micro_board.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "boot/smbios.h"
 #include "devices/pci/assign.h"
@@ -59,21 +60,49 @@ Status MicroBoard::build_memory() {
   return {};
 }
 
+Interrupts::Deps MicroBoard::interrupt_deps() {
+  return {.memory_space = memory_space_,
+          .io_space = io_space_,
+          .clock = deps_.clock,
+          .chipset_clock = *chipset_clock_,
+          .cpu_clock = *cpu_clock_,
+          .chipset = chipset_,
+          .cpu_model = deps_.cpu_model,
+          .pins = deps_.pins,
+          .irq0 = interrupt_ends_.timer_wire(),
+          .log = deps_.log};
+}
+
 Status MicroBoard::build_interrupts() {
-  const Interrupts::Deps wanted{.memory_space = memory_space_,
-                                .io_space = io_space_,
-                                .clock = deps_.clock,
-                                .chipset_clock = *chipset_clock_,
-                                .cpu_clock = *cpu_clock_,
-                                .chipset = chipset_,
-                                .cpu_model = deps_.cpu_model,
-                                .pins = deps_.pins,
-                                .log = deps_.log};
-  interrupts_ = HUSK_TRY(deps_.interrupts ? deps_.interrupts(wanted) : OwnInterrupts::create(wanted));
+  // Once; what it refers to may be gone afterwards.
+  const InterruptsFactory make = std::exchange(deps_.interrupts, {});
+  interrupt_ends_.connect(HUSK_TRY(make ? make(interrupt_deps()) : OwnInterrupts::create(interrupt_deps())));
   irq0_ = std::make_unique<core::SharedLine>(isa_line(0));
   irq8_ = std::make_unique<core::SharedLine>(isa_line(8));
-  for (const Entry& entry : interrupts_->controllers()) devices_.push_back(entry);
+  interrupt_ends_.connect_timer(irq0_->share("pit"));
+  for (const Entry& entry : interrupts().controllers()) devices_.push_back(entry);
   return {};
+}
+
+void MicroBoard::list_interrupts() {
+  std::vector<Entry> all = interrupts().controllers();
+  all.push_back(interrupts().timer());
+  for (Entry& entry : devices_) {
+    const auto same =
+        std::ranges::find(all, entry.device->state_id(), [](const Entry& e) { return e.device->state_id(); });
+    if (same != all.end()) entry = *same;
+  }
+}
+
+Status MicroBoard::exchange_interrupts(std::unique_ptr<Interrupts>& with) {
+  HUSK_TRY(interrupt_ends_.exchange(with));
+  list_interrupts();
+  return {};
+}
+
+void MicroBoard::take_back_interrupts(std::unique_ptr<Interrupts>& with) {
+  interrupt_ends_.take_back(with);
+  list_interrupts();
 }
 
 Status MicroBoard::build_chipset() {
@@ -91,7 +120,6 @@ Status MicroBoard::build_chipset() {
   port92_ = HUSK_TRY(devices::Port92::create({io_space_, &chipset_, deps_.control, *a20_}));
   reset_control_ = std::make_unique<devices::ResetControl>(devices::ResetControl::Deps{deps_.control});
   fpu_error_ = HUSK_TRY(devices::FpuError::create({io_space_, &chipset_, isa_line(kFpuIrq)}));
-  core::Device& pit = interrupts_->make_timer(irq0_->share("pit"));
   rtc_ = std::make_unique<devices::Rtc>(devices::Rtc::Deps{.io_space = io_space_,
                                                            .domain = &chipset_,
                                                            .clock = *chipset_clock_,
@@ -102,12 +130,12 @@ Status MicroBoard::build_chipset() {
   hpet_ = std::make_unique<devices::Hpet>(devices::Hpet::Deps{.memory_space = memory_space_,
                                                               .domain = &chipset_,
                                                               .clock = *chipset_clock_,
-                                                              .msi = interrupts_->messages(),
+                                                              .msi = interrupt_ends_.messages(),
                                                               .routes = hpet_wires(),
                                                               .irq0 = irq0_->share("hpet"),
                                                               .irq8 = irq8_->share("hpet"),
                                                               .legacy_replacement = [this](bool on) {
-                                                                interrupts_->disable_timer_output(on);
+                                                                interrupts().disable_timer_output(on);
                                                                 rtc_->set_output_disabled(on);
                                                               }});
   pm_ = HUSK_TRY(devices::AcpiPm::create(
@@ -119,10 +147,11 @@ Status MicroBoard::build_chipset() {
       {pci_bus_, [this](std::optional<std::uint16_t> base) { pm_->set_base(base); }, {}, &chipset_},
       {.multifunction = false}));
   std::vector<core::InterruptLine> wires;
-  for (unsigned pirq = 0; pirq < kPciWires; ++pirq) wires.emplace_back(interrupts_->ioapic(), kFirstPciGsi + pirq);
+  for (unsigned pirq = 0; pirq < kPciWires; ++pirq) wires.emplace_back(interrupt_ends_.ioapic(), kFirstPciGsi + pirq);
   intx_ = std::make_unique<devices::pci::IntxRouter>(&chipset_, std::move(wires));
-  for (core::Device* device : std::initializer_list<core::Device*>{i8042_.get(), port92_.get(), fpu_error_.get(), &pit,
-                                                                   rtc_.get(), hpet_.get(), pm_.get(), lpc_.get()})
+  for (core::Device* device :
+       std::initializer_list<core::Device*>{i8042_.get(), port92_.get(), fpu_error_.get(), interrupts().timer().device,
+                                            rtc_.get(), hpet_.get(), pm_.get(), lpc_.get()})
     add(*device, &chipset_);
   // What the configuration ports lead to, the reset control at CF9h included.
   for (core::Device* device :
@@ -133,7 +162,7 @@ Status MicroBoard::build_chipset() {
 
 std::vector<core::InterruptLine> MicroBoard::hpet_wires() {
   std::vector<core::InterruptLine> wires;
-  for (unsigned pin = 0; pin < devices::kIoapicPins; ++pin) wires.emplace_back(interrupts_->ioapic(), pin);
+  for (unsigned pin = 0; pin < devices::kIoapicPins; ++pin) wires.emplace_back(interrupt_ends_.ioapic(), pin);
   return wires;
 }
 
@@ -173,7 +202,7 @@ Status MicroBoard::build_test_devices() {
   if (config_.pc_testdev) {
     std::array<core::InterruptLine, devices::PcTestdev::kLines> lines;
     for (unsigned i = 0; i < lines.size(); ++i)
-      lines[i] = i < 16 ? isa_line(i) : core::InterruptLine(interrupts_->ioapic(), i);
+      lines[i] = i < 16 ? isa_line(i) : core::InterruptLine(interrupt_ends_.ioapic(), i);
     keep(HUSK_TRY(devices::PcTestdev::create({memory_space_, io_space_, &chipset_, std::move(lines)})));
   }
   return {};
@@ -181,7 +210,7 @@ Status MicroBoard::build_test_devices() {
 
 Status MicroBoard::build_virtio() {
   virtio_ = std::make_unique<VirtioDevices>(VirtioDevices::Deps{
-      memory_space_, io_space_, deps_.clock, deps_.log, interrupts_->messages(), pci_bus_, config_.cpus, deps_.stop,
+      memory_space_, io_space_, deps_.clock, deps_.log, interrupt_ends_.messages(), pci_bus_, config_.cpus, deps_.stop,
       [this](core::Device& device, mem::LockDomain* domain) { add(device, domain); }});
   for (const VirtioSpec& spec : config_.virtio) HUSK_TRY(virtio_->add(spec));
   return {};

@@ -90,7 +90,12 @@ class MicroBoard final {
 
   mem::AddressSpace& memory_space() { return memory_space_; }
   mem::AddressSpace& io_space() { return io_space_; }
-  core::CpuInterrupts& interrupts(unsigned cpu) { return interrupts_->cpu(cpu); }
+  Interrupts& interrupts() { return interrupt_ends_.now(); }
+  /// For others that are to take the place of these interrupt controllers.
+  Interrupts::Deps interrupt_deps();
+  /// InterruptEnds::exchange and take_back.
+  Status exchange_interrupts(std::unique_ptr<Interrupts>& with);
+  void take_back_interrupts(std::unique_ptr<Interrupts>& with);
   /// The wires FERR# and IGNNE# of a CPU: PCs connect those of the first one only.
   std::function<bool(bool asserted)> floating_point_error(unsigned cpu);
   /// A clock without a lock, for CPUs.
@@ -125,7 +130,9 @@ class MicroBoard final {
   Status assign_pci_resources();
   /// A wire to each I/O APIC pin that the HPET may use, by pin.
   std::vector<core::InterruptLine> hpet_wires();
-  core::InterruptLine isa_line(unsigned irq) { return core::InterruptLine(interrupts_->isa(), irq); }
+  core::InterruptLine isa_line(unsigned irq) { return core::InterruptLine(interrupt_ends_.isa(), irq); }
+  /// The devices that belong to interrupts(), which are others now.
+  void list_interrupts();
   void add(core::Device& device, mem::LockDomain* domain) { devices_.push_back({&device, domain}); }
   boot::AcpiConfig acpi_config() const;
 
@@ -144,7 +151,7 @@ class MicroBoard final {
   std::uint64_t below_4g_ = 0, above_4g_ = 0;
 
   std::vector<std::unique_ptr<core::CharBackend>> backends_;  // outlive the devices that use them
-  std::unique_ptr<Interrupts> interrupts_;
+  InterruptEnds interrupt_ends_;
   /// IRQ0 and IRQ8 have two sources each: PIT and RTC, and the HPET in legacy replacement.
   std::unique_ptr<core::SharedLine> irq0_, irq8_;
   std::unique_ptr<devices::A20Gate> a20_;

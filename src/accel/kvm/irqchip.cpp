@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <utility>
 
 #include "base/bits.h"
 
@@ -234,20 +235,25 @@ bool Irqchip::set_pit(kvm_pit_state2 state) {
 
 void Irqchip::time_starts() {
   const std::lock_guard lock(mutex_);
-  if (mode_ != IrqchipMode::on || !time_stands_) return;
-  time_stands_ = false;
-  (void)set_pit_now(standing_);
+  if (!std::exchange(time_stands_, false)) return;
+  if (mode_ == IrqchipMode::on) (void)set_pit_now(standing_);
 }
 
 void Irqchip::time_stops() {
   const std::lock_guard lock(mutex_);
-  if (mode_ != IrqchipMode::on || time_stands_) return;
-  time_stands_ = true;
-  if (!get_pit_now(standing_)) return;
+  if (std::exchange(time_stands_, true)) return;
+  stopped_at_ = host_now();
+  if (mode_ != IrqchipMode::on || !get_pit_now(standing_)) return;
   // Its ticks would pile up, to come all at once when the machine goes on.
   kvm_pit_state2 still = standing_;
   still.channels[0].mode = kNoMode;
   (void)set_pit_now(still);
+}
+
+std::uint64_t Irqchip::since_stop() const {
+  const std::lock_guard lock(mutex_);
+  return time_stands_ && stopped_at_ ? static_cast<std::uint64_t>(std::max<std::int64_t>(host_now() - stopped_at_, 0))
+                                     : 0;
 }
 
 }  // namespace husk::accel::kvm

@@ -78,9 +78,11 @@ class Irqchip {
   /// KVM's timer does too.
   bool get_pit(kvm_pit_state2& state) const;
   bool set_pit(kvm_pit_state2 state);
-  /// The machine's time runs, or stands: for the timer. It stands at first.
+  /// The machine's time runs, or stands: for the timers. It stands at first.
   void time_starts();
   void time_stops();
+  /// How long it has stood, in ns: so far have the timers of KVM's local APICs run on.
+  std::uint64_t since_stop() const;
 
  private:
   Irqchip(host::UniqueFd vm, IrqchipMode mode) : vm_(std::move(vm)), mode_(mode) {}
@@ -98,6 +100,7 @@ class Irqchip {
   std::vector<int> vcpus_;                        ///< descriptors by index, -1: none; under mutex_
   std::vector<core::MsiMessage> level_messages_;  ///< as KVM has them; under mutex_
   bool time_stands_ = true;                       ///< under mutex_
+  std::int64_t stopped_at_ = 0;                   ///< by the host's clock; 0: it has never run; under mutex_
   kvm_pit_state2 standing_{};                     ///< the timer while time stands; under mutex_
 };
 

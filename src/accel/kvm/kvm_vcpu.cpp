@@ -90,7 +90,7 @@ void KvmVcpu::leave_soon() {
 std::optional<Exit> KvmVcpu::attend() {
   const std::uint32_t bits = attention_.exchange(0);
   if (bits & kInit) init_by_signal();
-  if ((bits & kSipi) && activity_ == cpu::Activity::wait_for_sipi)
+  if ((bits & kSipi) && activity() == cpu::Activity::wait_for_sipi)
     start_by_signal(sipi_vector_.load(std::memory_order_relaxed));
   if ((bits & kNmi) && call(fd_.get(), KVM_NMI, 0) == 0) {
     can_inject_ = false;
@@ -227,6 +227,7 @@ void KvmVcpu::offer_interrupt() {
       // It can fail with an in-kernel interrupt controller only.
       if (call(fd_.get(), KVM_INTERRUPT, &interrupt) != 0)
         accel_.deps_.log.error("KVM_INTERRUPT failed: {}", std::strerror(errno));
+      if (kernel_apic_) given_ = *vector;
       can_inject_ = false;
     }
   }
@@ -256,6 +257,8 @@ std::optional<Exit> KvmVcpu::enter() {
 std::optional<Exit> KvmVcpu::after_run(int error) {
   access_open_ = false;
   can_inject_ = run_->ready_for_interrupt_injection;
+  // As long as KVM has one it takes no other. Once delivered, its handler has begun with interrupts off.
+  if (error != EINTR || can_inject_ || !run_->if_flag) given_.reset();
   if (kernel_apic_) {
     if (error == EINTR && attention_.load() == 0) return look_for_end();
   } else {

@@ -131,6 +131,8 @@ class KvmVcpu final : public Vcpu, public core::CpuPins {
   std::int64_t last_look_ns_ = 0;
   cpu::Activity activity_ = cpu::Activity::running;
   bool halted_with_if_ = false;   ///< RFLAGS.IF when it halted
+  /// An interrupt of husk's 8259s that KVM, whose local APIC it passes by, has perhaps not begun to deliver.
+  std::optional<std::uint8_t> given_;
   bool can_inject_ = false;       ///< the guest can take an interrupt at once, as of the last exit
   bool access_open_ = false;      ///< KVM has yet to complete what the last exit asked for
   std::uint64_t apic_base_ = 0;   ///< as KVM has it

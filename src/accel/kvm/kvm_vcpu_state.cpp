@@ -89,6 +89,11 @@ void KvmVcpu::take_events(cpu::CpuState& state) const {
 
 Result<cpu::CpuState> KvmVcpu::export_state() const {
   cpu::CpuState state = get_state();
+  // KVM tells nobody of it until it has begun.
+  if (given_ && state.injected.kind == cpu::InjectedEvent::Kind::none) {
+    state.injected = {cpu::InjectedEvent::Kind::interrupt, *given_, false, 0};
+    if (state.activity == cpu::Activity::halted) state.activity = cpu::Activity::running;
+  }
   if (state.in_smm || state.smi_pending) return fail("CPU {} is in system management mode", deps_.index);
   if (state.efer & cpu::kEferSvme)
     return fail("CPU {} runs a virtual machine of its own (EFER.SVME), whose state husk does not carry", deps_.index);
@@ -110,7 +115,7 @@ Result<cpu::CpuState> KvmVcpu::export_state() const {
 }
 
 namespace {
-/// Registers of KVM_GET_MSR_INDEX_LIST that are not "other": part of the neutral state by another way, of husk's local
+/// Registers of KVM_GET_MSR_INDEX_LIST that are not "other": part of the neutral state by another way, of the local
 /// APIC, or counting by themselves (SDM vol. 4; APM vol. 2, appendix A; Documentation/virt/kvm/x86/msr.rst).
 bool belongs_elsewhere(std::uint32_t index) {
   switch (index) {
@@ -195,6 +200,7 @@ Status KvmVcpu::replace_state(const cpu::CpuState& state) {
   HUSK_TRY(set_activity(state.activity));
   halted_with_if_ = state.rflags & cpu::kIF;
   can_inject_ = false;
+  given_.reset();
   access_open_ = false;
   tsc_offset_ = state.msr.tsc_offset - accel_.tsc_drift_;
   return {};

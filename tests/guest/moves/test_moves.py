@@ -2,7 +2,8 @@
 # husk: carries a running Linux under load from accelerator to accelerator
 """Moves of a running machine.
 
-    test_moves.py --husk PROGRAM --load PROGRAM --cache DIRECTORY --route A,B,... [--moves N] [--cpus N] [--pause-only]
+    test_moves.py --husk PROGRAM --load PROGRAM --cache DIRECTORY --route A,B,... [--moves N] [--cpus N] [--irqchip MODE]
+                  [--pause-only]
 
 Boots Debian's cloud kernel on the first accelerator of the route with a virtio disk and network. tests/guest/moves/load.cpp
 runs in it: vectors and x87 with their sums, timers, clocks, disk and network traffic, all checked. Meanwhile the machine is
@@ -92,9 +93,10 @@ class Run:
                        test_virtio.newc("TRAILER!!!", 0))
             file.write(test_virtio.make_initramfs(script))
         line = [options.husk, "run", str(options.cache / "cloud/vmlinuz"), "--initrd", initrd,
-                "--accel", options.route[0], "--kernel-irqchip", "off",
-                "--cpu", options.cpu, "--cpus", str(options.cpus), "-m", "256M", "--append", "quiet", "--net", "user",
+                "--accel", options.route[0], "--cpu", options.cpu, "--cpus", str(options.cpus), "-m", "256M", "--append", "quiet", "--net", "user",
                 "--disk", disk, "--timeout", str(options.timeout), "--gdb", f"unix:{self.gdb_path}"]
+        if options.irqchip:
+            line += ["--kernel-irqchip", options.irqchip]
         self.out = open(self.log, "wb")
         self.husk = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=self.out, stderr=subprocess.STDOUT)
 
@@ -175,6 +177,7 @@ def main():
     parser.add_argument("--cache", type=pathlib.Path, default=TOP / ".cache/guest")
     parser.add_argument("--route", default="jit,interp")
     parser.add_argument("--cpu", default="max")
+    parser.add_argument("--irqchip", metavar="MODE", help="whose the interrupt controllers are on KVM")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--moves", type=int, default=3)
     parser.add_argument("--pause-only", action="store_true")

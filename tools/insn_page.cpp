@@ -96,7 +96,7 @@ std::string_view implementation(std::uint16_t form) {
   const interp::HandlerTable& handlers = interp::handler_table();
   // One handler for RSM and VMRUN can only be the one that always raises #UD.
   const Handler refusing =
-      handlers.find(Sem::rsm, 4) == handlers.find(Sem::vmrun, 4) ? handlers.find(Sem::rsm, 4) : nullptr;
+      handlers.find(Sem::rsm, 4) == handlers.find(Sem::vmcall, 4) ? handlers.find(Sem::rsm, 4) : nullptr;
   unsigned sizes = 0;
   for (const CodeSize size : {CodeSize::bits16, CodeSize::bits32, CodeSize::bits64}) {
     sizes |= shape_of(form, size).op_sizes;

@@ -195,7 +195,7 @@ TEST(CpuCommand, MistakesAreRefusedByName) {
            {{"list", "--yaml"}, "there is no option '--yaml'"},
            {{"show", "Hasswell"}, "did you mean Haswell"},
            {{"show", "Haswell,+avx3"}, "unknown CPU feature 'avx3'"},
-           {{"show", "Haswell,+svm"}, "'svm' is not offered"}}) {
+           {{"show", "Haswell,+vmx"}, "'vmx' is not offered"}}) {
     const Outcome refused = cpu(arguments);
     EXPECT_EQ(refused.status, 2);
     EXPECT_NE(refused.errors.find(message), std::string::npos) << refused.errors;

@@ -58,7 +58,7 @@ bool describes_cpu(Feature feature) {
 }
 /// Nested virtualization is not offered by any of husk's CPUs yet, and MONITOR only where it is asked for.
 bool offered(Feature feature) {
-  return describes_cpu(feature) && feature != Feature::svm && feature != Feature::cr8_legacy &&
+  return describes_cpu(feature) && feature != Feature::cr8_legacy &&
          feature != Feature::monitor;
 }
 

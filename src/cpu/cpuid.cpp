@@ -18,6 +18,7 @@ constexpr char kHypervisorSignature[] = "HuskHuskHusk";
 constexpr char kKvmSignature[] = "KVMKVMKVM\0\0\0";
 constexpr std::uint32_t kKvmFeatures = 0x40000001;
 constexpr std::uint64_t kApicBusHz = 1'000'000'000;  // what the local APIC's timer divides (devices/intc)
+constexpr std::uint32_t kAsids = 32768;               // as AMD's own; any number may be in use at a time
 constexpr std::uint32_t kAmdMirrored = 0x0183F3FF;   // bits of 1:EDX that AMD repeats in 8000_0001:EDX
 
 bool amd(const CpuModel& m) { return m.vendor == "AuthenticAMD" || m.vendor == "HygonGenuine"; }
@@ -256,6 +257,14 @@ CpuidResult extended(const CpuModel& m, const CpuidContext& context, std::uint32
       if (amd(m)) {
         add_features(m, leaf, 0, r);
         r.ecx = (processors_in_socket(m) - 1) | ((thread_bits(m) + core_bits(m)) << 12);
+      }
+      break;
+    case 0x8000000A:
+      // APM vol. 3, E.4.9: SVM revision and number of ASIDs.
+      if (m.has(Feature::svm)) {
+        r.eax = 1;
+        r.ebx = kAsids;
+        add_features(m, leaf, 0, r);
       }
       break;
     case 0x8000001D:

@@ -157,6 +157,13 @@ constexpr struct {
     {Feature::apic, Feature::msr},
     {Feature::adx, Feature::cmov},
     {Feature::topoext, Feature::syscall},
+    {Feature::svm, Feature::lm},
+    {Feature::npt, Feature::svm},
+    {Feature::nrip_save, Feature::svm},
+    {Feature::flushbyasid, Feature::svm},
+    {Feature::pause_filter, Feature::svm},
+    {Feature::pfthreshold, Feature::pause_filter},
+    {Feature::svme_addr_chk, Feature::svm},
     {Feature::fsrm, Feature::erms},
     {Feature::spec_ctrl, Feature::msr},
     {Feature::ibpb, Feature::msr},
@@ -210,7 +217,7 @@ std::unexpected<Error> not_offered(std::string_view name) {
 /// Features of real CPUs that no CPU of husk's has: they can be left out by name, as they are in any case.
 bool never_there(std::string_view name) {
   static constexpr std::string_view kNames[] = {
-      "svm", "cr8legacy", "cr8-legacy", "pmu",
+      "cr8legacy", "cr8-legacy", "pmu",
 #define H(name, leaf, subleaf, reg, bit) name,
 #include "cpu/host_bits.def"
 #undef H
@@ -244,7 +251,7 @@ Result<Feature> editable_feature(std::string_view name) {
         Error{fmt::format("unknown CPU feature '{}'", name),
               near.empty() ? "'husk cpu show max' lists the features" : "did you mean " + near + "?"});
   }
-  if (*feature == Feature::svm || *feature == Feature::cr8_legacy) return not_offered(name);
+  if (*feature == Feature::cr8_legacy) return not_offered(name);
   if (*feature == Feature::osxsave || *feature == Feature::ospke)
     return std::unexpected(
         Error{fmt::format("CPU feature '{}' is set by the guest's operating system", name), "leave it out"});
@@ -312,6 +319,13 @@ Status edit_property(CpuModel& model, std::string_view key, std::string_view val
 
 }  // namespace
 
+namespace {
+/// Leaf 8000_000Ah belongs to SVM, even if nothing is set in it.
+void show_svm_leaf(CpuModel& model) {
+  if (model.has(Feature::svm)) model.extended_leaves = std::max(model.extended_leaves, std::uint32_t{0x8000000A});
+}
+}  // namespace
+
 std::uint32_t CpuModel::signature() const {
   const unsigned base_family = std::min(family, 15u);
   const unsigned extended_family = family - base_family;
@@ -348,6 +362,7 @@ Result<CpuModel> cpu_model(std::string_view name) {
   model.extended_leaves = row->extended_leaves;
   model.features = features_of(*row);
   model.linear_bits = model.has(Feature::la57) ? 57 : 48;
+  show_svm_leaf(model);
   return model;
 }
 
@@ -361,6 +376,7 @@ Status edit_features(CpuModel& model, std::string_view edits) {
     return set_feature(model, word, true);
   }));
   model.linear_bits = model.has(Feature::la57) ? 57 : 48;
+  show_svm_leaf(model);
   // A feature in a leaf that the model would not show otherwise makes it show.
   for (std::size_t i = 1; i < kFeatureCount; ++i) {
     if (!model.features.test(i)) continue;

@@ -8,7 +8,7 @@ namespace {
 constexpr std::string_view kIntel = "GenuineIntel", kAmd = "AuthenticAMD", kHygon = "HygonGenuine";
 
 // Names, versions and features are those under which QEMU 7.2, libvirt and the vendors' manuals know these CPUs;
-// taken from QEMU's expansion of each. What husk's CPUs do not have (TSX, MPX, AVX-512, SVM, performance
+// taken from QEMU's expansion of each. What husk's CPUs do not have (TSX, MPX, AVX-512, performance
 // counters ...) is in the second list. Every model shows the hypervisor bit. "max" is made like an AMD Zen 3: SYSCALL
 // works from 32-bit code too, and Linux has the fewest work-arounds for it. MONITOR is left out as on other virtual
 // CPUs: a HLT that wakes by interrupt costs the host less. x86-64-v1 to v3 are the levels of the x86-64 psABI.
@@ -19,7 +19,8 @@ constexpr ModelRow kRows[] = {
      "hypervisor fsgsbase tsc_adjust bmi1 avx2 smep bmi2 erms invpcid rdseed adx smap clflushopt clwb sha_ni "
      "umip pku gfni vaes vpclmulqdq la57 rdpid fsrm xsaveopt xsavec xgetbv1 xsaves syscall nx mmxext fxsr_opt "
      "pdpe1gb rdtscp lm lahf_lm abm sse4a misalignsse prefetchw invtsc clzero cmp_legacy topoext arat "
-     "xsaveerptr ibpb amd_ssb_no btc_no lfence_serializing null_sel_clears_base autoibrs srso_no",
+     "xsaveerptr ibpb amd_ssb_no btc_no lfence_serializing null_sel_clears_base autoibrs srso_no svm npt nrip_save "
+     "flushbyasid pause_filter pfthreshold svme_addr_chk",
      "", ""},
     {"486", kIntel, "husk Virtual CPU 486", 4, 8, 0, 32, 0x1, 0x0, "", "fpu vme pse hypervisor", "", "486-v1"},
     {"pentium", kIntel, "husk Virtual CPU pentium", 5, 4, 3, 32, 0x1, 0x0, "486", "de tsc msr mce cx8 apic mmx", "",
@@ -37,9 +38,9 @@ constexpr ModelRow kRows[] = {
      "-vme -mtrr -mca -clflush -nx", "", "qemu32-v1"},
     {"kvm32", kIntel, "husk Virtual CPU kvm32", 15, 6, 1, 36, 0x5, 0x80000008, "coreduo", "pse36 -vme -nx", "",
      "kvm32-v1"},
-    {"qemu64", kAmd, "husk Virtual CPU qemu64", 15, 107, 1, 40, 0xd, 0x80000008, "core2duo", "-vme -ssse3", "svm",
+    {"qemu64", kAmd, "husk Virtual CPU qemu64", 15, 107, 1, 40, 0xd, 0x80000008, "core2duo", "-vme -ssse3 svm", "",
      "qemu64-v1"},
-    {"kvm64", kIntel, "husk Virtual CPU kvm64", 15, 6, 1, 40, 0xd, 0x80000008, "qemu64", "-lahf_lm", "", "kvm64-v1"},
+    {"kvm64", kIntel, "husk Virtual CPU kvm64", 15, 6, 1, 40, 0xd, 0x80000008, "qemu64", "-lahf_lm -svm", "", "kvm64-v1"},
     {"x86-64-v1", kAmd, "husk Virtual CPU x86-64-v1", 15, 107, 1, 40, 0xd, 0x80000008, "kvm64", "vme -cx16", "", ""},
     {"x86-64-v2", kAmd, "husk Virtual CPU x86-64-v2", 15, 107, 1, 40, 0xd, 0x80000008, "core2duo",
      "sse4_1 sse4_2 popcnt", "", ""},
@@ -179,36 +180,36 @@ constexpr ModelRow kRows[] = {
     {"athlon", kAmd, "husk Virtual CPU athlon", 6, 2, 3, 36, 0x2, 0x80000008, "pentium3", "sse2 mmxext",
      "3dnow 3dnowext", "athlon-v1"},
     {"phenom", kAmd, "AMD Phenom(tm) 9550 Quad-Core Processor", 16, 2, 3, 40, 0x5, 0x8000001a, "qemu64",
-     "vme popcnt mmxext fxsr_opt pdpe1gb rdtscp abm sse4a", "3dnow 3dnowext monitor npt svm", "phenom-v1"},
+     "vme popcnt mmxext fxsr_opt pdpe1gb rdtscp abm sse4a npt", "3dnow 3dnowext monitor", "phenom-v1"},
     {"Opteron_G1", kAmd, "AMD Opteron 240 (Gen 1 Class Opteron)", 15, 6, 1, 40, 0x5, 0x80000008, "x86-64-v1", "", "",
      "Opteron_G1-v1"},
-    {"Opteron_G2", kAmd, "AMD Opteron 22xx (Gen 2 Class Opteron)", 15, 6, 1, 40, 0x5, 0x80000008, "qemu64", "vme",
-     "svm", "Opteron_G2-v1"},
+    {"Opteron_G2", kAmd, "AMD Opteron 22xx (Gen 2 Class Opteron)", 15, 6, 1, 40, 0x5, 0x80000008, "qemu64", "vme", "",
+     "Opteron_G2-v1"},
     {"Opteron_G3", kAmd, "AMD Opteron 23xx (Gen 3 Class Opteron)", 16, 2, 3, 40, 0x5, 0x80000008, "Opteron_G2",
-     "popcnt rdtscp abm sse4a misalignsse", "monitor svm", "Opteron_G3-v1"},
+     "popcnt rdtscp abm sse4a misalignsse", "monitor", "Opteron_G3-v1"},
     {"Opteron_G4", kAmd, "AMD Opteron 62xx class CPU", 21, 1, 2, 40, 0xd, 0x8000001a, "Opteron_G3",
-     "pclmulqdq ssse3 sse4_1 sse4_2 aes xsave avx pdpe1gb prefetchw", "fma4 npt nrip-save svm xop", "Opteron_G4-v1"},
+     "pclmulqdq ssse3 sse4_1 sse4_2 aes xsave avx pdpe1gb prefetchw npt nrip_save", "fma4 xop", "Opteron_G4-v1"},
     {"Opteron_G5", kAmd, "AMD Opteron 63xx class CPU", 21, 2, 0, 40, 0xd, 0x8000001a, "Opteron_G4", "fma f16c",
-     "fma4 npt nrip-save svm tbm xop", "Opteron_G5-v1"},
+     "fma4 tbm xop", "Opteron_G5-v1"},
     {"EPYC", kAmd, "AMD EPYC Processor", 23, 1, 2, 40, 0xd, 0x8000001e, "Skylake-Server",
-     "sha_ni mmxext fxsr_opt sse4a misalignsse topoext -pcid -x2apic -tsc_deadline -erms -invpcid -clwb -pku",
-     "cr8-legacy monitor npt nrip-save osvw svm", "EPYC-v1"},
+     "sha_ni mmxext fxsr_opt sse4a misalignsse topoext svm npt nrip_save -pcid -x2apic -tsc_deadline -erms -invpcid -clwb -pku",
+     "cr8-legacy monitor osvw", "EPYC-v1"},
     {"EPYC-IBPB", kAmd, "AMD EPYC Processor (with IBPB)", 23, 1, 2, 40, 0xd, 0x8000001e, "EPYC", "ibpb",
-     "cr8-legacy monitor npt nrip-save osvw svm", "EPYC-v2"},
+     "cr8-legacy monitor osvw", "EPYC-v2"},
     {"EPYC-v3", kAmd, "AMD EPYC Processor", 23, 1, 2, 40, 0xd, 0x8000001e, "EPYC-IBPB", "xsaves clzero xsaveerptr",
-     "cr8-legacy monitor npt nrip-save osvw perfctr-core svm", ""},
+     "cr8-legacy monitor osvw perfctr-core", ""},
     {"EPYC-Rome", kAmd, "AMD EPYC-Rome Processor", 23, 49, 0, 40, 0xd, 0x8000001e, "EPYC-v3", "clwb umip rdpid",
-     "amd-stibp cr8-legacy monitor npt nrip-save osvw perfctr-core svm wbnoinvd", "EPYC-Rome-v1"},
+     "amd-stibp cr8-legacy monitor osvw perfctr-core wbnoinvd", "EPYC-Rome-v1"},
     {"EPYC-Rome-v2", kAmd, "AMD EPYC-Rome Processor", 23, 49, 0, 40, 0xd, 0x8000001e, "EPYC-Rome", "",
-     "amd-ssbd amd-stibp cr8-legacy ibrs monitor npt nrip-save osvw perfctr-core svm wbnoinvd", ""},
+     "amd-ssbd amd-stibp cr8-legacy ibrs monitor osvw perfctr-core wbnoinvd", ""},
     {"EPYC-Milan", kAmd, "AMD EPYC-Milan Processor", 25, 1, 1, 40, 0xd, 0x8000001e, "EPYC-Rome",
-     "pcid erms invpcid pku fsrm",
-     "amd-ssbd amd-stibp cr8-legacy ibrs monitor npt nrip-save osvw perfctr-core svm svme-addr-chk wbnoinvd",
+     "pcid erms invpcid pku fsrm svme_addr_chk",
+     "amd-ssbd amd-stibp cr8-legacy ibrs monitor osvw perfctr-core wbnoinvd",
      "EPYC-Milan-v1"},
     {"Dhyana", kHygon, "Hygon Dhyana Processor", 24, 0, 1, 40, 0xd, 0x8000001e, "EPYC-IBPB", "-pclmulqdq -aes -sha_ni",
-     "cr8-legacy monitor npt nrip-save osvw svm", "Dhyana-v1"},
+     "cr8-legacy monitor osvw", "Dhyana-v1"},
     {"Dhyana-v2", kHygon, "Hygon Dhyana Processor", 24, 0, 1, 40, 0xd, 0x8000001e, "Dhyana", "xsaves",
-     "cr8-legacy monitor npt nrip-save osvw svm", ""},
+     "cr8-legacy monitor osvw", ""},
 };
 
 }  // namespace

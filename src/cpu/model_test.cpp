@@ -111,7 +111,7 @@ TEST(CpuModels, EditsTakeQemuProperties) {
 }
 TEST(CpuModels, BadEditsAreRefusedByName) {
   for (const char* edit : {"+nosuch", "-nosuch", "nosuch=on", "family=banana", "family=", "phys-bits=99",
-                           "vendor=short", "+svm", "+osxsave", "avx=maybe", "stepping=99999999999999999999"}) {
+                           "vendor=short", "+vmx", "+osxsave", "avx=maybe", "stepping=99999999999999999999"}) {
     CpuModel model = *cpu_model("max");
     const auto status = edit_features(model, edit);
     ASSERT_FALSE(status) << edit;
@@ -123,11 +123,24 @@ TEST(CpuModels, BadEditsAreRefusedByName) {
 TEST(CpuModels, WhatIsNeverThereCanBeTakenAwayButNotAdded) {
   CpuModel model = *cpu_model("EPYC");
   EXPECT_TRUE(edit_features(model, "-svm,-vmx,hle=off,-avx512f,-avx512_vpopcntdq"));
-  for (const char* edit : {"+svm", "+vmx", "hle=on", "avx512f"}) {
+  for (const char* edit : {"+skinit", "+vmx", "hle=on", "avx512f"}) {
     const auto status = edit_features(model, edit);
     ASSERT_FALSE(status) << edit;
     EXPECT_NE(status.error().message.find("is not offered"), std::string::npos) << status.error().text();
   }
+}
+// APM vol. 3, E.4.9. What belongs to SVM goes with it.
+TEST(CpuModels, SvmHasALeafOfItsOwn) {
+  CpuModel model = *cpu_model("Opteron_G2");
+  EXPECT_EQ(cpuid(model, {}, 0x80000000, 0).eax, 0x8000000Au);
+  EXPECT_TRUE(cpuid(model, {}, 0x80000001, 0).ecx & 4);
+  EXPECT_EQ(cpuid(model, {}, 0x8000000A, 0).eax, 1u);
+  EXPECT_EQ(cpuid(model, {}, 0x8000000A, 0).edx, 0u);
+  ASSERT_TRUE(edit_features(model, "nrip-save=on"));
+  EXPECT_EQ(cpuid(model, {}, 0x8000000A, 0).edx, 8u);
+  ASSERT_TRUE(edit_features(model, "-svm"));
+  EXPECT_FALSE(model.has(Feature::nrip_save));
+  EXPECT_EQ(cpuid(model, {}, 0x8000000A, 0).ebx, 0u);
 }
 TEST(CpuModels, LevelSetsTheLastLeaf) {
   CpuModel model = *cpu_model("Skylake-Client");

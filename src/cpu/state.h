@@ -132,6 +132,44 @@ struct MsrState {
   std::array<std::uint64_t, 11> mtrr_fixed{};
   std::array<std::uint64_t, 16> mtrr_variable{};  ///< base 0, mask 0, base 1, ...
   std::int64_t kvm_clock_offset = 0;              ///< what KVM's paravirtual clock is ahead of VM time, ns
+  std::uint64_t vm_cr = 0;                        ///< AMD: C001_0114h
+  std::uint64_t vm_hsave_pa = 0;                  ///< AMD: C001_0117h
+  static constexpr auto state();
+};
+
+/// What VMRUN keeps of the host until #VMEXIT (APM vol. 2, 15.5.1). Where it is kept is the processor's own affair: husk
+/// keeps it here and not at VM_HSAVE_PA, where guests of the guest and other CPUs could change it.
+struct SvmHost {
+  std::array<Segment, 4> seg{};  ///< ES, CS, SS, DS
+  DescriptorTable gdtr, idtr;
+  std::uint64_t cr0 = 0, cr3 = 0, cr4 = 0, efer = 0;
+  std::uint64_t rflags = 0, rip = 0, rsp = 0, rax = 0;
+  std::uint64_t pat = 0;
+  std::array<std::uint64_t, 4> pdpte{};
+  static constexpr auto state();
+};
+
+/// AMD's secure virtual machine (APM vol. 2, chapter 15): what the CPU holds of it. All but `gif` means something only
+/// while `guest` is set; it is read from the VMCB by VMRUN and holds until #VMEXIT.
+struct SvmState {
+  bool gif = true;    ///< global interrupt flag
+  bool guest = false; ///< between VMRUN and #VMEXIT
+  std::uint64_t vmcb = 0;  ///< physical address
+  /// The intercept vectors of the VMCB's offsets 0 to 13h: bit n stands for exit code n.
+  std::array<std::uint32_t, 5> intercepts{};
+  std::uint64_t io_map = 0, msr_map = 0;  ///< physical addresses
+  std::uint64_t tsc_offset = 0;
+  std::uint32_t asid = 0;
+  bool nested_paging = false;
+  std::uint64_t nested_cr3 = 0;
+  std::uint8_t virtual_tpr = 0;
+  bool virtual_interrupt = false;  ///< V_IRQ
+  std::uint8_t virtual_priority = 0, virtual_vector = 0;
+  bool ignore_virtual_tpr = false;
+  bool virtual_masking = false;    ///< V_INTR_MASKING
+  std::uint16_t pause_count = 0, pause_threshold = 0;
+  std::uint16_t pauses_left = 0;
+  SvmHost host;
   static constexpr auto state();
 };
 
@@ -175,6 +213,7 @@ struct CpuState {
   /// The shadow is that of MOV SS or POP SS, which holds back pending_debug too. Of no meaning without it.
   bool shadow_holds_debug = false;
   InjectedEvent injected;
+  SvmState svm;
   static constexpr auto state();
 
   /// SS.DPL holds it in protected mode: CS.RPL may differ just after CR0.PE was set.

@@ -54,6 +54,30 @@ bool upper_registers_used(const CpuState& state) {
   return std::any_of(state.opmask.begin(), state.opmask.end(), [](std::uint64_t mask) { return mask != 0; });
 }
 
+/// Physical addresses must be ones that VMRUN takes, and the host one that #VMEXIT can go back to.
+Status check_svm(const CpuState& state, const CpuModel& model) {
+  const SvmState& svm = state.svm;
+  if (!model.has(Feature::svm)) {
+    if (svm.guest || !svm.gif || state.msr.vm_hsave_pa != 0)
+      return fail("CPU state: the CPU uses SVM, which the CPU model {} lacks", model.name);
+    return {};
+  }
+  if (svm.guest && !svm.gif) return fail("CPU state: a guest of the guest runs with the global interrupt flag clear");
+  const std::uint64_t page = mask_of(model.physical_bits) & ~std::uint64_t{0xFFF};
+  if (state.msr.vm_hsave_pa & ~page) return fail("CPU state: VM_HSAVE_PA is {:#x}", state.msr.vm_hsave_pa);
+  if (!svm.guest) return {};
+  for (const std::uint64_t address : {svm.vmcb, svm.io_map, svm.msr_map})
+    if (address & ~page) return fail("CPU state: {:#x} is no address for a VMCB or a permission map", address);
+  if (svm.nested_cr3 & ~mask_of(model.physical_bits)) return fail("CPU state: nested CR3 is {:#x}", svm.nested_cr3);
+  if (svm.asid == 0) return fail("CPU state: a guest of the guest has the ASID {}", svm.asid);
+  const SvmHost& host = svm.host;
+  if ((host.cr0 >> 32) || !(host.cr0 & kCr0Pe) || (host.cr4 & ~cr4_bits(model)) ||
+      (host.efer & ~efer_bits(model)) || !(host.efer & kEferSvme) || (host.cr3 & ~mask_of(model.physical_bits)) ||
+      (host.rflags & kVM) || host.seg[kSs].dpl() != 0)
+    return fail("CPU state: what #VMEXIT would go back to is no state for VMRUN");
+  return {};
+}
+
 Status check_injected(const InjectedEvent& event) {
   switch (event.kind) {
     case InjectedEvent::Kind::none: return {};
@@ -81,7 +105,8 @@ Status check_state(const CpuState& state, const CpuModel& model) {
   if (const std::uint64_t extra = state.efer & ~efer_bits(model))
     return fail("CPU state: EFER has bits {:#x}, which the CPU model {} lacks", extra, model.name);
   // SDM vol. 3, 2.5.
-  if ((state.cr0 & kCr0Pg) && !(state.cr0 & kCr0Pe))
+  // VMRUN allows it (APM vol. 2, 15.5.1: paged real mode).
+  if ((state.cr0 & kCr0Pg) && !(state.cr0 & kCr0Pe) && !state.svm.guest)
     return fail("CPU state: CR0 {:#x} has paging without protection", state.cr0);
   if (state.cr0 >> 32) return fail("CPU state: CR0 {:#x} has reserved bits", state.cr0);
   if (state.cr3 & ~mask_of(model.physical_bits))
@@ -94,6 +119,7 @@ Status check_state(const CpuState& state, const CpuModel& model) {
     return fail("CPU state: registers of AVX-512 hold something, and the CPU model {} has none", model.name);
   if (state.msr.kvm_clock_offset != 0 && !model.has(Feature::kvmclock))
     return fail("CPU state: there is a paravirtual clock, and the CPU model {} has none", model.name);
+  HUSK_TRY(check_svm(state, model));
   return check_injected(state.injected);
 }
 

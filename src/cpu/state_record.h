@@ -78,7 +78,44 @@ constexpr auto MsrState::state() {
                     field(24, "mtrr_default_type", &S::mtrr_default_type),
                     field(25, "mtrr_fixed", &S::mtrr_fixed),
                     field(26, "mtrr_variable", &S::mtrr_variable),
-                    field(27, "kvm_clock_offset", &S::kvm_clock_offset)};
+                    field(27, "kvm_clock_offset", &S::kvm_clock_offset),
+                    field(28, "vm_cr", &S::vm_cr),
+                    field(29, "vm_hsave_pa", &S::vm_hsave_pa)};
+}
+
+constexpr auto SvmHost::state() {
+  using S = SvmHost;
+  using state::field;
+  return std::tuple{field(1, "seg", &S::seg),       field(2, "gdtr", &S::gdtr), field(3, "idtr", &S::idtr),
+                    field(4, "cr0", &S::cr0),       field(5, "cr3", &S::cr3),   field(6, "cr4", &S::cr4),
+                    field(7, "efer", &S::efer),     field(8, "rflags", &S::rflags), field(9, "rip", &S::rip),
+                    field(10, "rsp", &S::rsp),      field(11, "rax", &S::rax),  field(12, "pat", &S::pat),
+                    field(13, "pdpte", &S::pdpte)};
+}
+
+constexpr auto SvmState::state() {
+  using S = SvmState;
+  using state::field;
+  return std::tuple{field(1, "gif", &S::gif),
+                    field(2, "guest", &S::guest),
+                    field(3, "vmcb", &S::vmcb),
+                    field(4, "intercepts", &S::intercepts),
+                    field(5, "io_map", &S::io_map),
+                    field(6, "msr_map", &S::msr_map),
+                    field(7, "tsc_offset", &S::tsc_offset),
+                    field(8, "asid", &S::asid),
+                    field(9, "nested_paging", &S::nested_paging),
+                    field(10, "nested_cr3", &S::nested_cr3),
+                    field(11, "virtual_tpr", &S::virtual_tpr).max(15),
+                    field(12, "virtual_interrupt", &S::virtual_interrupt),
+                    field(13, "virtual_priority", &S::virtual_priority).max(15),
+                    field(14, "virtual_vector", &S::virtual_vector),
+                    field(15, "ignore_virtual_tpr", &S::ignore_virtual_tpr),
+                    field(16, "virtual_masking", &S::virtual_masking),
+                    field(17, "pause_count", &S::pause_count),
+                    field(18, "pause_threshold", &S::pause_threshold),
+                    field(19, "pauses_left", &S::pauses_left),
+                    field(20, "host", &S::host)};
 }
 
 constexpr auto CpuState::state() {
@@ -119,7 +156,8 @@ constexpr auto CpuState::state() {
                     field(33, "sipi_vector", &S::sipi_vector),
                     field(34, "pending_debug", &S::pending_debug).max(0xFFFF),
                     field(35, "shadow_holds_debug", &S::shadow_holds_debug),
-                    field(36, "injected", &S::injected)};
+                    field(36, "injected", &S::injected),
+                    field(37, "svm", &S::svm)};
 }
 
 }  // namespace husk::cpu

@@ -16,6 +16,9 @@ struct WalkLimits {
   unsigned physical_bits = 40;
   bool gigabyte_pages = true;
   bool pse36 = true;
+  /// Nested paging (APM vol. 2, 15.25): what is translated is a physical address, which no rule makes canonical, and
+  /// the PDPTEs of PAE paging are read where they are used.
+  bool nested = false;
 };
 WalkLimits walk_limits(const CpuModel& model);
 

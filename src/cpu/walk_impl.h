@@ -14,7 +14,8 @@ enum PageEntry : std::uint64_t {
 
 enum class PagingMode : std::uint8_t { off, legacy, pae, level4, level5 };
 
-inline PagingMode paging_mode(const CpuState& state) {
+template <class State>
+PagingMode paging_mode(const State& state) {
   if (!(state.cr0 & kCr0Pg)) return PagingMode::off;
   if (!(state.cr4 & kCr4Pae)) return PagingMode::legacy;
   if (!(state.efer & kEferLma)) return PagingMode::pae;
@@ -26,7 +27,8 @@ namespace walk_detail {
 enum Error : std::uint32_t { kPresent = 1, kWrite = 2, kUser = 4, kReserved = 8, kFetch = 16, kKey = 32 };
 
 /// Rights of SDM vol. 3, 4.6.1 and 4.6.2 once the translation is known. Returns whether the access is allowed.
-inline bool check_rights(const CpuState& state, const WalkAccess& access, bool keys_on, PageWalk& walk) {
+template <class State>
+bool check_rights(const State& state, const WalkAccess& access, bool keys_on, PageWalk& walk) {
   const bool wp = state.cr0 & kCr0Wp;
   bool allowed = true;
   walk.write_allowed = access.user || wp ? walk.writable : true;
@@ -52,8 +54,9 @@ inline bool check_rights(const CpuState& state, const WalkAccess& access, bool k
 
 }  // namespace walk_detail
 
-template <class Reader>
-PageWalk walk_pages_with(const CpuState& state, const WalkLimits& limits, std::uint64_t linear, const WalkAccess& access,
+/// `State` is CpuState, or what of it has a meaning for nested page tables.
+template <class State, class Reader>
+PageWalk walk_pages_with(const State& state, const WalkLimits& limits, std::uint64_t linear, const WalkAccess& access,
                          Reader&& read) {
   PageWalk walk;
   const PagingMode mode = paging_mode(state);
@@ -63,8 +66,16 @@ PageWalk walk_pages_with(const CpuState& state, const WalkLimits& limits, std::u
     return walk;
   }
   const bool long_mode = mode >= PagingMode::level4;
-  if (!long_mode) linear = static_cast<std::uint32_t>(linear);
-  else if (!is_canonical(state, linear)) {
+  if (limits.nested) {
+    if (linear >> (long_mode ? (mode == PagingMode::level5 ? 57 : 48) : 32)) {
+      walk.outcome = WalkOutcome::not_present;
+      walk.error = (access.write ? walk_detail::kWrite : 0u) | walk_detail::kUser;
+      return walk;
+    }
+  } else if (!long_mode) {
+    linear = static_cast<std::uint32_t>(linear);
+  } else if (static_cast<std::uint64_t>(static_cast<std::int64_t>(linear << (mode == PagingMode::level5 ? 7 : 16)) >>
+                                        (mode == PagingMode::level5 ? 7 : 16)) != linear) {
     walk.outcome = WalkOutcome::non_canonical;
     return walk;
   }
@@ -88,10 +99,16 @@ PageWalk walk_pages_with(const CpuState& state, const WalkLimits& limits, std::u
   std::uint64_t table = long_mode ? state.cr3 & address_mask : static_cast<std::uint32_t>(state.cr3) & ~std::uint32_t{0xFFF};
   if (mode == PagingMode::pae) {
     const unsigned index = static_cast<unsigned>(linear >> 30) & 3;
-    const std::uint64_t value = state.pdpte[index];
-    walk.entries[walk.count++] = {3, 8, true, (static_cast<std::uint32_t>(state.cr3) & ~std::uint32_t{0x1F}) + index * 8, value};
+    const std::uint32_t address = (static_cast<std::uint32_t>(state.cr3) & ~std::uint32_t{0x1F}) + index * 8;
+    const std::uint64_t value = limits.nested ? read(address, 8) : state.pdpte[index];
+    walk.entries[walk.count++] = {3, 8, true, address, value};
     if (!(value & kPageP)) {
       walk.outcome = WalkOutcome::not_present;
+      return walk;
+    }
+    if (limits.nested && (value & pdpte_reserved(limits))) {
+      walk.outcome = WalkOutcome::reserved;
+      walk.error = error | walk_detail::kPresent | walk_detail::kReserved;
       return walk;
     }
     table = value & address_mask;

@@ -560,7 +560,7 @@ class BadInput(Case):
         for wanted, *options in (
                 ("no-such-option", "--no-such-option"), ("cpus=0", "--cpus", "0"), ("CPUs", "--cpus", "3,sockets=2"),
                 ("imaginary", "--cpu", "imaginary"), ("unknown CPU feature", "--cpu", "max,+imaginary"),
-                ("not offered", "--cpu", "max,+svm"), ("cannot give", "--cpu", "Skylake-Server,enforce"),
+                ("not offered", "--cpu", "max,+vmx"), ("cannot give", "--cpu", "Skylake-Server,enforce"),
                 ("accelerator", "--accel", "hvf"), ("device", "--device", "warp"), ("iosize", "--device",
                 "isa-debug-exit,iosize=3"), ("date", "--rtc", "tomorrow"), ("clock", "--rtc-clock", "sun"),
                 ("time", "--timeout", "soon"), ("trace", "--trace", "everything"), ("port", "--gdb", "x"),

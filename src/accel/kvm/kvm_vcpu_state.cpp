@@ -174,6 +174,12 @@ void KvmVcpu::take_all_msrs(cpu::CpuState& state) const {
 
 Status KvmVcpu::set_state(const cpu::CpuState& state) {
   HUSK_TRY(cpu::check_state(state, deps_.model));
+  if ((state.efer & cpu::kEferSvme) || state.svm.guest || !state.svm.gif)
+    return std::unexpected(
+        Error{fmt::format("accelerator kvm: CPU {} runs virtual machines of its own (EFER.SVME), whose state husk does not "
+                          "carry to KVM",
+                          deps_.index),
+              "end them and unload kvm-amd in the guest"});
   attention_.fetch_and(~std::uint32_t{kNmi | kInit | kSipi});
   HUSK_TRY(replace_state(state));
   if (state.init_pending) signal(kInit);

@@ -90,6 +90,7 @@ constexpr PlainMsr kPlain[] = {
     {0x17B, &MsrState::mcg_ctl, Feature::mca, "MCG_CTL"},
     {0xC0010015, &MsrState::hwcr, Feature::none, "HWCR"},
     {0xC0010010, &MsrState::syscfg, Feature::none, "SYSCFG"},
+    {0xC0010117, &MsrState::vm_hsave_pa, Feature::svm, "VM_HSAVE_PA"},
     {0xDA0, &MsrState::xss, Feature::xsaves, "XSS"},
     {0x4B564D01, &MsrState::kvm_system_time, Feature::kvmclock, "KVM_SYSTEM_TIME_NEW"},
     {0x4B564D00, &MsrState::kvm_wall_clock, Feature::kvmclock, "KVM_WALL_CLOCK_NEW"},

@@ -26,6 +26,7 @@ PastEvent neutral(const interp::Event& event, std::uint16_t cs, std::uint64_t ri
     case interp::Event::Kind::privileged_software: out.kind = PastEvent::Kind::software; break;
     case interp::Event::Kind::external: out.kind = PastEvent::Kind::interrupt; break;
     case interp::Event::Kind::nmi: out.kind = PastEvent::Kind::nmi; break;
+    case interp::Event::Kind::vm_exit: break;  // never among them
   }
   out.vector = event.vector;
   out.has_error = event.has_error;

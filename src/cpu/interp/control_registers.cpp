@@ -20,24 +20,39 @@ bool pae_paging(std::uint64_t cr0, std::uint64_t cr4, std::uint64_t efer) {
 }
 
 // SDM vol. 2, MOV to control registers, and vol. 3, 2.5 and 10.8.5.
+bool cr0_ok(const Core& core, std::uint64_t value) {
+  const CpuState& s = core.s;
+  if (value >> 32) return false;
+  if ((value & kCr0Pg) && !(value & kCr0Pe)) return false;
+  if ((value & kCr0Nw) && !(value & kCr0Cd)) return false;
+  if (!((s.cr0 ^ value) & kCr0Pg)) return true;
+  if (!(value & kCr0Pg)) return !core.code64() && !(s.cr4 & kCr4Pcide);
+  return !(s.efer & kEferLme) || ((s.cr4 & kCr4Pae) && !s.seg[kCs].long_mode() && s.tr.type() != kTss16Busy);
+}
+
+bool cr3_ok(const Core& core, std::uint64_t value) {
+  if (!core.s.long_mode_active()) return true;
+  if (core.s.cr4 & kCr4Pcide) value &= ~kCr3NoFlush;
+  return !(value & ~mask_of(core.model.physical_bits));
+}
+
+bool cr4_ok(const Core& core, std::uint64_t value) {
+  const CpuState& s = core.s;
+  if (value & ~cr4_bits(core.model)) return false;
+  const std::uint64_t changed = s.cr4 ^ value;
+  if (s.long_mode_active() && ((changed & kCr4La57) || !(value & kCr4Pae))) return false;
+  return !(changed & value & kCr4Pcide) || (s.long_mode_active() && !(s.cr3 & 0xFFF));
+}
+
 Flow write_cr0(Core& core, std::uint64_t value) {
   CpuState& s = core.s;
-  if (value >> 32) return core.raise_gp();
+  if (!cr0_ok(core, value)) return core.raise_gp();
   value = (value & kCr0Defined) | kCr0Et;
-  if ((value & kCr0Pg) && !(value & kCr0Pe)) return core.raise_gp();
-  if ((value & kCr0Nw) && !(value & kCr0Cd)) return core.raise_gp();
   const std::uint64_t changed = s.cr0 ^ value;
   std::uint64_t efer = s.efer;
   if (changed & kCr0Pg) {
-    if (value & kCr0Pg) {
-      if (efer & kEferLme) {
-        if (!(s.cr4 & kCr4Pae) || s.seg[kCs].long_mode() || s.tr.type() == kTss16Busy) return core.raise_gp();
-        efer |= kEferLma;
-      }
-    } else {
-      if (core.code64() || (s.cr4 & kCr4Pcide)) return core.raise_gp();
-      efer &= ~std::uint64_t{kEferLma};
-    }
+    if (!(value & kCr0Pg)) efer &= ~std::uint64_t{kEferLma};
+    else if (efer & kEferLme) efer |= kEferLma;
   }
   if (pae_paging(value, s.cr4, efer) && (changed & (kCr0Pg | kCr0Cd | kCr0Nw)) && !SystemOps::load_pdptes(core, s.cr3))
     return Flow::fault;
@@ -50,13 +65,13 @@ Flow write_cr0(Core& core, std::uint64_t value) {
 
 Flow write_cr3(Core& core, std::uint64_t value) {
   CpuState& s = core.s;
+  if (!cr3_ok(core, value)) return core.raise_gp();
   bool keep = false;
   if (s.long_mode_active()) {
     if (s.cr4 & kCr4Pcide) {
       keep = value & kCr3NoFlush;
       value &= ~kCr3NoFlush;
     }
-    if (value & ~mask_of(core.model.physical_bits)) return core.raise_gp();
   } else {
     value &= 0xFFFFFFFF;
     if (pae_paging(s.cr0, s.cr4, s.efer) && !SystemOps::load_pdptes(core, value)) return Flow::fault;
@@ -73,10 +88,8 @@ Flow write_cr3(Core& core, std::uint64_t value) {
 
 Flow write_cr4(Core& core, std::uint64_t value) {
   CpuState& s = core.s;
-  if (value & ~cr4_bits(core.model)) return core.raise_gp();
+  if (!cr4_ok(core, value)) return core.raise_gp();
   const std::uint64_t changed = s.cr4 ^ value;
-  if (s.long_mode_active() && ((changed & kCr4La57) || !(value & kCr4Pae))) return core.raise_gp();
-  if ((changed & value & kCr4Pcide) && (!s.long_mode_active() || (s.cr3 & 0xFFF))) return core.raise_gp();
   constexpr std::uint64_t kPdpteBits = kCr4Pae | kCr4Pge | kCr4Pse | kCr4Smep;
   if (pae_paging(s.cr0, value, s.efer) && (changed & kPdpteBits) && !SystemOps::load_pdptes(core, s.cr3)) return Flow::fault;
   s.cr4 = value;
@@ -94,7 +107,10 @@ Flow mov_rc(Core& core, const Insn& insn) {
     case 2: value = core.s.cr2; break;
     case 3: value = core.s.cr3; break;
     case 4: value = core.s.cr4; break;
-    case 8: value = core.deps().interrupts.task_priority(); break;
+    case 8:
+      // A guest with virtual interrupt masking has a TPR of its own (APM vol. 2, 15.21.2).
+      value = core.s.svm.guest && core.s.svm.virtual_masking ? core.s.svm.virtual_tpr : core.deps().interrupts.task_priority();
+      break;
     default: return core.raise_ud();
   }
   core.s.gpr[insn.rm] = core.code64() ? value : static_cast<std::uint32_t>(value);
@@ -189,6 +205,16 @@ Flow invpcid(Core& core, const Insn& insn) {
 
 }  // namespace
 
+bool SystemOps::control_value_ok(const Core& core, unsigned number, std::uint64_t value) {
+  switch (number) {
+    case 0: return cr0_ok(core, value);
+    case 3: return cr3_ok(core, value);
+    case 4: return cr4_ok(core, value);
+    case 8: return value <= 15;
+    default: return true;
+  }
+}
+
 Flow Core::write_cr(unsigned number, std::uint64_t value) {
   switch (number) {
     case 0: return write_cr0(*this, value);
@@ -197,7 +223,8 @@ Flow Core::write_cr(unsigned number, std::uint64_t value) {
     case 4: return write_cr4(*this, value);
     case 8:
       if (value > 15) return raise_gp();
-      deps_.interrupts.set_task_priority(static_cast<std::uint8_t>(value));
+      if (s.svm.guest && s.svm.virtual_masking) s.svm.virtual_tpr = static_cast<std::uint8_t>(value);
+      else deps_.interrupts.set_task_priority(static_cast<std::uint8_t>(value));
       interrupt_waiting_ = true;
       end_block();
       return Flow::next;

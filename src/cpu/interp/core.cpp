@@ -5,6 +5,8 @@
 
 #include "base/check.h"
 #include "cpu/interp/block_cache.h"
+#include "cpu/interp/svm.h"
+#include "cpu/interp/system_ops.h"
 #include "mem/guest_bytes.h"
 
 namespace husk::cpu::interp {
@@ -28,6 +30,7 @@ void Core::set_state(const CpuState& state) {
   watch_hit_ = false;
   interrupt_waiting_ = true;
   update_mode();
+  SystemOps::use_space(*this);
   flush_tlb_all();
   leave_block_ = true;
 }
@@ -82,7 +85,14 @@ void Core::handle_attention() {
   if (bits & kAttentionPages) handle_page_requests();
   if (bits & kAttentionInterrupt) interrupt_waiting_ = true;
   if (bits & kAttentionNmi) s.nmi_pending = true;
-  if (bits & kAttentionInit) {
+  // GIF holds INIT back (APM vol. 2, 15.17); a guest's may be intercepted.
+  if ((bits & kAttentionInit) && !s.svm.gif) {
+    s.init_pending = true;
+  } else if ((bits & kAttentionInit) && intercepts(kExitInit)) {
+    s.init_pending = true;
+    (void)vm_exit(kExitInit);
+    deliver(fault_);
+  } else if (bits & kAttentionInit) {
     deps_.interrupts.cpu_init();
     set_state(init_state(s, model.signature()));
     // The boot processor begins at the reset vector, the others wait (SDM vol. 3, 9.4.3).
@@ -110,6 +120,7 @@ bool Core::take_pending() {
     deliver({.kind = Event::Kind::trap, .vector = kDB, .dr6_bits = cause});
     return true;
   }
+  if (s.svm.guest || !s.svm.gif) [[unlikely]] return SystemOps::take_guest_event(*this);
   if (s.nmi_pending && !s.nmi_blocked && !s.interrupt_shadow) {
     s.nmi_pending = false;
     s.activity = Activity::running;
@@ -165,6 +176,8 @@ bool Core::runnable() {
     case Activity::halted:
     case Activity::mwait:
       if (s.activity == Activity::mwait && monitored_line_written()) return true;
+      if (!s.svm.gif) return false;
+      if (s.svm.guest) return SystemOps::guest_wakes(*this);
       if (s.nmi_pending && !s.nmi_blocked) return true;
       // MWAIT may leave at any time; husk leaves it for an interrupt even with IF clear, as ECX bit 0 allows.
       return deps_.interrupts.pending() && ((s.rflags & kIF) || s.activity == Activity::mwait);
@@ -194,7 +207,7 @@ RunExit Core::run(std::uint64_t max_instructions) {
       if (s.activity != Activity::running) {
         if (s.activity == Activity::shutdown) return RunExit::shutdown;
         if (!runnable()) return RunExit::halted;
-        if (deps_.interrupts.pending()) interrupt_waiting_ = true;
+        if (s.svm.guest || deps_.interrupts.pending()) interrupt_waiting_ = true;
         if (s.activity == Activity::mwait && (!(s.rflags & kIF) || monitored_line_written())) s.activity = Activity::running;
         leave_block_ = true;
         continue;
@@ -255,12 +268,12 @@ bool Core::run_carefully(RunExit& exit) {
   const bool resume_flag = s.rflags & kRF;
   s.rflags &= ~std::uint64_t{kRF};
   const std::size_t events_before = past_count_;
-  trap_by_result_ = false;
+  trap_by_result_ = entered_guest_ = false;
   const Flow flow = execute_uncached();
   leave_block_ = true;
   if (flow == Flow::fault) {
-    // The shadow is part of the state that a restarted instruction finds.
-    s.interrupt_shadow = false;
+    // A VMCB shows the shadow of the instruction that was left; delivery ends it.
+    s.interrupt_shadow = shadow && s.svm.guest;
     deliver(fault_);
   } else {
     // Between the iterations of a string instruction its breakpoint must not hit again.
@@ -268,7 +281,8 @@ bool Core::run_carefully(RunExit& exit) {
     // TF at the start of the instruction counts, but an INT n clears the trap with the flag; SYSCALL and SYSRET trap by
     // what they leave in TF.
     const bool entered_handler = past_count_ != events_before;
-    if (trap_by_result_ ? (s.rflags & kTF) != 0 : trap_flag && !entered_handler) s.pending_debug |= 1u << 14;
+    if (trap_by_result_ ? (s.rflags & kTF) != 0 : trap_flag && !entered_handler && !entered_guest_)
+      s.pending_debug |= 1u << 14;
   }
   if (shadow && s.interrupt_shadow) s.interrupt_shadow = false;  // a second STI in a row gives no second shadow
   if (debug.single_step) {
@@ -292,6 +306,7 @@ void Core::update_block_key() {
   key |= static_cast<std::uint32_t>((s.cr0 & kCr0Mp) != 0) << 6;
   key |= static_cast<std::uint32_t>((s.cr4 & kCr4Osfxsr) != 0) << 7;
   key |= static_cast<std::uint32_t>((s.cr4 & kCr4Osxsave) && (s.xcr0 & 6) == 6) << 8;
+  key |= static_cast<std::uint32_t>(s.svm.guest) << 16;  // those below are the engine's
   block_key_ = key;
 }
 
@@ -304,8 +319,17 @@ Flow handle_unbound(Core& core, const Insn& insn) {
                         sem_name(forms()[insn.form].sem));
   return core.raise_ud();
 }
+/// The instruction may be intercepted.
+Flow handle_in_guest(Core& core, const Insn& insn) {
+  const Sem sem = forms()[insn.form].sem;
+  if (const Handler check = SystemOps::intercept_check(sem))
+    if (const Flow flow = check(core, insn); flow != Flow::next) return flow;
+  const Handler handler = handler_table().find(sem, insn.op_size);
+  return handler ? handler(core, insn) : handle_unbound(core, insn);
+}
 Flow handle_traced(Core& core, const Insn& insn) {
   core.trace->exec(core, insn);
+  if (core.s.svm.guest) return handle_in_guest(core, insn);
   const Handler handler = handler_table().find(forms()[insn.form].sem, insn.op_size);
   return handler ? handler(core, insn) : handle_unbound(core, insn);
 }
@@ -330,6 +354,7 @@ Handler Core::select_handler(const Insn& insn) const {
     if (s.cr0 & (kCr0Em | kCr0Ts)) return handle_nm;
   }
   if (trace_mask & TraceSink::kExec) return handle_traced;
+  if (s.svm.guest && SystemOps::intercept_check(form.sem)) return handle_in_guest;
   const Handler handler = handler_table().find(form.sem, insn.op_size);
   return handler ? handler : handle_unbound;
 }

@@ -46,6 +46,7 @@ struct Event {
     privileged_software, ///< INT1: no DPL check, RIP is the next
     external,            ///< INTR
     nmi,
+    vm_exit,             ///< no event of the guest's: #VMEXIT, for the reason in Core::exit_ (see Core::vm_exit())
   } kind = Kind::fault;
   std::uint8_t vector = 0;
   bool has_error = false;
@@ -368,6 +369,15 @@ class Core final : public core::CpuPins {
   /// #DB after the instruction for single step and data breakpoints; called at instruction ends when armed.
   void note_debug_trap(std::uint64_t dr6_bits) { s.pending_debug |= dr6_bits; }
 
+  // ---- SVM (svm.cpp) ----
+  /// True if the guest of a VMRUN runs and what has this exit code is intercepted.
+  bool intercepts(unsigned code) const { return s.svm.guest && bit(s.svm.intercepts[code / 32], code % 32); }
+  /// #VMEXIT in place of the current instruction: comes up as a fault does, and happens in deliver().
+  Flow vm_exit(std::uint64_t code, std::uint64_t info1 = 0, std::uint64_t info2 = 0, std::uint64_t next_rip = 0) {
+    exit_ = {code, info1, info2, next_rip};
+    return record_fault({.kind = Event::Kind::vm_exit});
+  }
+
   // ---- segments and mode (segments.cpp) ----
   /// Recomputes all that is derived from CR0/CR4/EFER/CS/SS/RFLAGS: code size, CPL, segment limits for the fast path,
   /// linear mask, MMU index. To be called after any change of these.
@@ -394,7 +404,7 @@ class Core final : public core::CpuPins {
   bool write_msr(std::uint32_t index, std::uint64_t value);
   /// Tells the guest how time runs, if it asked for KVM's clock.
   void publish_kvm_clock();
-  std::uint64_t tsc() const { return ticks_now() + s.msr.tsc_offset; }
+  std::uint64_t tsc() const { return ticks_now() + s.msr.tsc_offset + (s.svm.guest ? s.svm.tsc_offset : 0); }
   std::uint64_t ticks_now() const { return core::ticks_at(deps_.clock.now(), deps_.tsc_hz); }
   /// RFLAGS writes of POPF/IRET: only bits in `mask` change; ends the block if IF, TF, AC, VM changed.
   void write_rflags(std::uint64_t value, std::uint64_t mask);
@@ -509,6 +519,11 @@ class Core final : public core::CpuPins {
   };
   static constexpr unsigned kTlbBits = 12;
   static constexpr std::size_t kTlbSize = std::size_t{1} << kTlbBits;
+  /// Why the guest of a VMRUN is to be left (APM vol. 2, appendix C).
+  struct VmExit {
+    std::uint64_t code = 0, info1 = 0, info2 = 0;
+    std::uint64_t next_rip = 0;  ///< 0 where the reason is no instruction
+  };
   static constexpr std::uint64_t kInvalidTag = 0x8000'0000'0000'0000;  ///< non-canonical, so never a page
   /// Flipped in the write_tag of a page that could be written directly but for the code that is in it.
   static constexpr std::uint64_t kOnlyCodeForbids = 0x4000'0000'0000'0000;
@@ -600,6 +615,10 @@ class Core final : public core::CpuPins {
   std::atomic<std::uint64_t> a20_mask_ = ~std::uint64_t{0};  ///< set by any thread
   std::array<FastSegment, 6> fast_;
   Event fault_;
+  VmExit exit_;                           ///< of a fault_ that is Event::Kind::vm_exit
+  std::uint64_t delivery_under_way_ = 0;  ///< EXITINTINFO of a software interrupt that met fault_
+  bool entered_guest_ = false;            ///< the instruction was a VMRUN: TF says nothing of it
+  std::uint64_t last_pause_ = 0;          ///< ticks; of the PAUSE filter's threshold
   bool watch_active_ = false;  ///< guest or debugger data watch: every access takes the slow path
   bool watch_hit_ = false;
   bool step_iterations_ = false;   ///< careful_, for something that may happen between iterations of a string instruction
@@ -612,7 +631,25 @@ class Core final : public core::CpuPins {
   std::array<PastEvent, kPastEvents> past_{};
   std::size_t past_count_ = 0;
   /// Address-space tags (paging.cpp): [pcid] -> tag, 0 for none given yet.
-  std::array<std::uint16_t, 4096> space_tags_{};
+  using SpaceTags = std::array<std::uint16_t, 4096>;
+  SpaceTags space_tags_{};
+  /// The same for guests of VMRUN, by ASID; the oldest makes room for another.
+  struct GuestSpace {
+    std::uint32_t asid = 0;
+    std::unique_ptr<SpaceTags> tags;
+  };
+  std::array<GuestSpace, 8> guest_spaces_;
+  std::size_t next_guest_space_ = 0;
+  SpaceTags* tags_ = &space_tags_;  ///< those in use
+  /// Nested translations that the guest in use has needed lately, by guest-physical page.
+  struct NestedEntry {
+    std::uint64_t page = 1;  ///< no page has this number
+    std::uint64_t host = 0;
+    bool writable = false, executable = false;
+  };
+  std::array<NestedEntry, 512> nested_tlb_{};
+  std::uint32_t nested_space_ = 0;  ///< ASID and nested CR3 that they belong to
+  std::uint64_t nested_root_ = 0;
   std::uint16_t next_space_tag_ = 1;
   // Programs and the system's map of all memory must not meet in one entry.
   static std::size_t large_index(std::uint64_t la) { return ((la >> 21) & 1023) | (la >> 63) << 10; }

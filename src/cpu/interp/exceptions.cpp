@@ -1,4 +1,7 @@
 // husk: delivery of exceptions and interrupts through the IVT and the IDT
+#include <utility>
+
+#include "cpu/interp/svm.h"
 #include "cpu/interp/system_ops.h"
 
 namespace husk::cpu::interp {
@@ -57,27 +60,49 @@ void SystemOps::enter_shutdown(Core& core) {
 }
 
 void Core::deliver(Event event) {
-  for (;;) {
-    SystemOps::record_past(*this, event);
-    if (trace_mask & (TraceSink::kExceptions | TraceSink::kInterrupts)) [[unlikely]] {
-      const bool exception = event.kind == Event::Kind::fault || event.kind == Event::Kind::trap;
-      if (exception && (trace_mask & TraceSink::kExceptions)) trace->exception(*this, event);
-      if (event.kind == Event::Kind::nmi && (trace_mask & TraceSink::kInterrupts)) trace->interrupt(*this, event);
-    }
-    if (event.kind == Event::Kind::fault && event.vector == kPF_) s.cr2 = event.cr2;
-    if (event.vector == kDB && (event.kind == Event::Kind::fault || event.kind == Event::Kind::trap)) {
+  SystemOps::deliver_chain(*this, event, s.rip, std::exchange(delivery_under_way_, 0), true);
+}
+
+void SystemOps::deliver_chain(Core& core, Event event, std::uint64_t return_rip, std::uint64_t under_way, bool intercepts) {
+  CpuState& s = core.s;
+  for (;; return_rip = s.rip, intercepts = true) {
+    if (event.kind == Event::Kind::vm_exit) return leave_guest(core, under_way);
+    const bool exception = event.kind == Event::Kind::fault || event.kind == Event::Kind::trap;
+    if (event.vector == kDB && exception) {
       // B0..B3 tell the latest cause only, the other bits are left for software to clear (SDM vol. 3, 18.2.3).
       s.dr6 = (s.dr6 & ~kDr6Breakpoints) | event.dr6_bits;
       if (s.dr7 & kDr7Gd) s.dr7 &= ~kDr7Gd;
       s.msr.debug_control &= ~kDebugControlBtf;
     }
-    if (SystemOps::deliver_once(*this, event, s.rip) != Flow::fault) return;
-    const Event second = fault_;
+    // Before the rules of double faults, which are the hypervisor's affair then (APM vol. 2, 15.12). DR6 shows what the
+    // handler would see, CR2 is as it was.
+    if (exception && intercepts && core.intercepts(kExitException + event.vector)) {
+      (void)core.vm_exit(kExitException + event.vector, event.has_error ? event.error : 0, event.vector == kPF_ ? event.cr2 : 0);
+      return leave_guest(core, under_way);
+    }
+    record_past(core, event);
+    if (core.trace_mask & (TraceSink::kExceptions | TraceSink::kInterrupts)) [[unlikely]] {
+      if (exception && (core.trace_mask & TraceSink::kExceptions)) core.trace->exception(core, event);
+      if (event.kind == Event::Kind::nmi && (core.trace_mask & TraceSink::kInterrupts)) core.trace->interrupt(core, event);
+    }
+    if (event.kind == Event::Kind::fault && event.vector == kPF_) s.cr2 = event.cr2;
+    if (deliver_once(core, event, return_rip) != Flow::fault) return;
+    const Event second = core.fault_;
+    under_way = interruption_info(event);
+    if (second.kind == Event::Kind::vm_exit) return leave_guest(core, under_way);
+    if (core.intercepts(kExitException + second.vector)) {
+      event = second;
+      continue;
+    }
     const FaultClass first = classify(event);
     if (first == FaultClass::double_fault) {
-      SystemOps::record_past(*this, second);
-      if (trace_mask & TraceSink::kExceptions) [[unlikely]] trace->exception(*this, second);
-      SystemOps::enter_shutdown(*this);
+      record_past(core, second);
+      if (core.trace_mask & TraceSink::kExceptions) [[unlikely]] core.trace->exception(core, second);
+      if (core.intercepts(kExitShutdown)) {
+        (void)core.vm_exit(kExitShutdown);
+        return leave_guest(core, 0);
+      }
+      enter_shutdown(core);
       return;
     }
     if (makes_double_fault(first, classify(second))) {
@@ -91,6 +116,9 @@ void Core::deliver(Event event) {
 
 Flow Core::software_interrupt(std::uint8_t vector, Event::Kind kind, std::uint64_t next_rip) {
   const Event event{.kind = kind, .vector = vector};
+  // INT3, INTO and INT1 count as exceptions, INT n never (APM vol. 2, 15.12).
+  if (kind != Event::Kind::software_interrupt && intercepts(kExitException + vector)) [[unlikely]]
+    return vm_exit(kExitException + vector, 0, 0, next_rip);
   if (s.v86() && kind == Event::Kind::software_interrupt) {
     const bool iopl3 = bits(s.rflags, 12, 2) == 3;
     if (s.cr4 & kCr4Vme) {
@@ -104,14 +132,18 @@ Flow Core::software_interrupt(std::uint8_t vector, Event::Kind kind, std::uint64
       if (!load_system(s.tr.base + at, redirect)) return Flow::fault;
       if (!bit(redirect, vector & 7)) {
         SystemOps::record_past(*this, event);
-        return SystemOps::deliver_real(*this, event, next_rip, 0, true);
+        const Flow flow = SystemOps::deliver_real(*this, event, next_rip, 0, true);
+        if (flow == Flow::fault) delivery_under_way_ = SystemOps::interruption_info(event);
+        return flow;
       }
     }
     if (!iopl3) return raise_gp();
   }
   SystemOps::record_past(*this, event);
   if (trace_mask & TraceSink::kInterrupts) [[unlikely]] trace->interrupt(*this, event);
-  return SystemOps::deliver_once(*this, event, next_rip);
+  const Flow flow = SystemOps::deliver_once(*this, event, next_rip);
+  if (flow == Flow::fault) delivery_under_way_ = SystemOps::interruption_info(event);
+  return flow;
 }
 
 std::uint64_t SystemOps::pushed_rflags(const Core& core, const Event& event) {

@@ -31,7 +31,7 @@ constexpr std::uint64_t kMtrrCap = 0x508;       // 8 variable ranges, fixed rang
 constexpr std::uint64_t kMcgCap = 10 | 0x100;   // ten banks, MCG_CTL
 constexpr std::uint64_t kHwcrTscFreqSel = 1u << 24;  // the TSC counts at the P0 frequency; read-only
 constexpr std::uint64_t kHwcrMcStatusWrEn = 1u << 18;
-constexpr std::uint64_t kVmCrSvmDisabled = 1u << 4;
+constexpr std::uint64_t kVmCrLock = 1u << 3, kVmCrSvmDisabled = 1u << 4;
 constexpr std::uint64_t kDeCfgLfenceSerialize = 2;
 constexpr std::uint64_t kMicrocodeLevel = 0x01000065;
 // The software CPU does not run guest code speculatively. RDCL_NO IBRS_ALL SKIP_L1DFL_VMENTRY SSB_NO MDS_NO PSCHANGE_MC_NO TAA_NO
@@ -78,6 +78,7 @@ bool write_efer(Core& core, std::uint64_t value) {
   CpuState& s = core.s;
   if (value & ~efer_bits(core.model)) return false;
   if ((s.cr0 & kCr0Pg) && ((s.efer ^ value) & kEferLme)) return false;
+  if ((value & ~s.efer & kEferSvme) && (s.msr.vm_cr & kVmCrSvmDisabled)) return false;
   value = (value & ~std::uint64_t{kEferLma}) | (s.efer & kEferLma);
   const std::uint64_t changed = s.efer ^ value;
   s.efer = value;
@@ -91,14 +92,14 @@ std::optional<std::uint64_t> read_amd(const Core& core, std::uint32_t index) {
   switch (index) {
     case kMsrSyscfg: return r.syscfg;
     case kMsrHwcr: return r.hwcr | kHwcrTscFreqSel;
-    case kMsrVmCr: return core.model.has(Feature::svm) ? 0 : kVmCrSvmDisabled;
+    case kMsrVmCr: return core.model.has(Feature::svm) ? r.vm_cr : kVmCrSvmDisabled;
+    case kMsrVmHsavePa: return r.vm_hsave_pa;
     case kMsrDeCfg: return kDeCfgLfenceSerialize;
     case kMsrTopMem:
     case kMsrTopMem2:
     case kMsrNbCfg:
     case kMsrIntPending:
     case kMsrMmConfBase:
-    case kMsrVmHsavePa:
     case kMsrBuCfg2: return 0;
     default: break;
   }
@@ -107,11 +108,27 @@ std::optional<std::uint64_t> read_amd(const Core& core, std::uint32_t index) {
   return std::nullopt;
 }
 
+/// APM vol. 2, 15.30.1: what is locked stays; SVMDIS cannot come while SVM is on.
+bool write_vm_cr(Core& core, std::uint64_t value) {
+  std::uint64_t& vm_cr = core.s.msr.vm_cr;
+  if (value & ~std::uint64_t{0x1F}) return false;
+  if (vm_cr & kVmCrLock) value = (value & ~(kVmCrLock | kVmCrSvmDisabled)) | (vm_cr & (kVmCrLock | kVmCrSvmDisabled));
+  if ((value & kVmCrSvmDisabled) && (core.s.efer & kEferSvme)) return false;
+  vm_cr = value;
+  return true;
+}
+
 bool write_amd(Core& core, std::uint32_t index, std::uint64_t value) {
   MsrState& r = core.s.msr;
   switch (index) {
     case kMsrSyscfg: r.syscfg = value & 0x7FFFFF; return true;
     case kMsrHwcr: r.hwcr = value & 0xFFFFFFFF & ~kHwcrTscFreqSel; return true;
+    case kMsrVmCr: return !core.model.has(Feature::svm) || write_vm_cr(core, value);
+    case kMsrVmHsavePa:
+      if (!core.model.has(Feature::svm)) return true;
+      if (value & ~(mask_of(core.model.physical_bits) & ~std::uint64_t{0xFFF})) return false;
+      r.vm_hsave_pa = value;
+      return true;
     case kMsrPatchLoader: return true;  // a hypervisor drops microcode updates
     default: break;
   }

@@ -10,7 +10,8 @@ namespace husk::cpu::interp {
 // Address-space tags. The low 12 bits of each TLB tag name the address space an entry belongs to: not the PCID itself
 // but a number given out anew whenever the PCID's entries are to be forgotten. So a CR3 write flushes in constant time,
 // and only when the numbers run out are the tables cleared. Global pages are forgotten together with the rest, which
-// the architecture allows: a TLB may drop what it likes.
+// the architecture allows: a TLB may drop what it likes. The guests of VMRUN have tags of their own, by ASID (APM vol. 2,
+// 15.16); their entries lead from the guest's linear addresses to the host's RAM at once.
 
 namespace {
 constexpr std::uint16_t kSpaceTagEnd = 4096;
@@ -19,10 +20,10 @@ unsigned current_pcid(const CpuState& s) { return (s.cr4 & kCr4Pcide) ? static_c
 }  // namespace
 
 void SystemOps::select_space(Core& core) {
-  std::uint16_t& tag = core.space_tags_[current_pcid(core.s)];
+  std::uint16_t& tag = (*core.tags_)[current_pcid(core.s)];
   if (tag == 0) {
     if (core.next_space_tag_ == kSpaceTagEnd) {
-      core.space_tags_.fill(0);
+      forget_all_tags(core);
       core.next_space_tag_ = 1;
       for (auto& table : core.tlb_)
         for (auto& entry : table) entry.read_tag = entry.write_tag = Core::kInvalidTag;
@@ -38,13 +39,50 @@ void SystemOps::select_space(Core& core) {
 }
 
 void SystemOps::forget_space(Core& core, unsigned pcid) {
-  core.space_tags_[pcid] = 0;
+  (*core.tags_)[pcid] = 0;
   if (pcid == current_pcid(core.s)) select_space(core);
+}
+
+void SystemOps::forget_all_tags(Core& core) {
+  core.space_tags_.fill(0);
+  for (auto& space : core.guest_spaces_)
+    if (space.tags) space.tags->fill(0);
+  core.nested_tlb_.fill({});
+}
+
+void SystemOps::use_space(Core& core) {
+  const SvmState& svm = core.s.svm;
+  core.tags_ = &core.space_tags_;
+  if (svm.guest) {
+    auto found = std::find_if(core.guest_spaces_.begin(), core.guest_spaces_.end(),
+                              [&](const auto& space) { return space.tags && space.asid == svm.asid; });
+    if (found == core.guest_spaces_.end()) {
+      found = core.guest_spaces_.begin() + static_cast<std::ptrdiff_t>(core.next_guest_space_++ % core.guest_spaces_.size());
+      if (!found->tags) found->tags = std::make_unique<Core::SpaceTags>();
+      found->tags->fill(0);
+      found->asid = svm.asid;
+    }
+    core.tags_ = found->tags.get();
+    // Of one guest at a time.
+    if (core.nested_space_ != svm.asid || core.nested_root_ != svm.nested_cr3) core.nested_tlb_.fill({});
+    core.nested_space_ = svm.asid;
+    core.nested_root_ = svm.nested_cr3;
+  }
+  select_space(core);
+  // Global pages of the one are none of the other.
+  if (core.engine_) core.engine_->space_changed(false);
+  core.end_block();
+}
+
+void SystemOps::forget_asid(Core& core, std::uint32_t asid) {
+  core.nested_tlb_.fill({});
+  for (auto& space : core.guest_spaces_)
+    if (space.tags && space.asid == asid) space.tags->fill(0);
 }
 
 void Core::flush_tlb_all() {
   // Before the first use the tables hold zeros, which are tags of space 0, never given out.
-  space_tags_.fill(0);
+  SystemOps::forget_all_tags(*this);
   walk_ram_ = nullptr;
   SystemOps::select_space(*this);
   if (engine_) engine_->space_changed(false);
@@ -146,7 +184,18 @@ bool SystemOps::update_entry(Core& core, std::uint64_t gpa, unsigned bytes, std:
   return true;
 }
 
+void SystemOps::note_large(Core& core, std::uint64_t linear, std::uint64_t page_size) {
+  if (page_size <= mem::kPageSize) return;
+  if (page_size > (std::uint64_t{1} << 22)) {
+    core.huge_seen_[Core::huge_index(linear)] = true;
+    return;
+  }
+  core.large_seen_[Core::large_index(linear)] = true;
+  if (page_size == std::uint64_t{1} << 22) core.large_seen_[Core::large_index(linear) ^ 1] = true;
+}
+
 bool Core::translate(std::uint64_t linear, AccessKind kind, bool user, Translation& out) {
+  if (SystemOps::nested(*this)) [[unlikely]] return SystemOps::translate_nested(*this, linear, kind, user, out);
   if (!(s.cr0 & kCr0Pg)) {
     out = {.gpa = static_cast<std::uint32_t>(linear), .page_size = mem::kPageSize, .writable = true, .global = false};
     return true;
@@ -180,13 +229,7 @@ bool Core::translate(std::uint64_t linear, AccessKind kind, bool user, Translati
       changed = !SystemOps::update_entry(*this, entry.address, entry.bytes, entry.value, want);
     }
     if (changed) [[unlikely]] continue;  // another CPU changed the entry between the read and the update: walk again
-    if (walk.page_size > mem::kPageSize) {
-      if (walk.page_size > (std::uint64_t{1} << 22)) huge_seen_[huge_index(linear)] = true;
-      else {
-        large_seen_[large_index(linear)] = true;
-        if (walk.page_size == std::uint64_t{1} << 22) large_seen_[large_index(linear) ^ 1] = true;
-      }
-    }
+    SystemOps::note_large(*this, linear, walk.page_size);
     out = {.gpa = walk.gpa,
            .page_size = walk.page_size,
            .writable = walk.write_allowed && (access.write || walk.dirty),
@@ -196,6 +239,7 @@ bool Core::translate(std::uint64_t linear, AccessKind kind, bool user, Translati
 }
 
 bool SystemOps::load_pdptes(Core& core, std::uint64_t cr3) {
+  if (nested(core)) return true;  // read by each walk (APM vol. 2, 15.25.10)
   std::array<std::uint64_t, 4> loaded;
   const std::uint64_t reserved = pdpte_reserved(walk_limits(core.model));
   for (unsigned i = 0; i < 4; ++i) {

@@ -99,7 +99,7 @@ Flow sysexit(Core& core, const Insn& insn) {
   return Flow::jump;
 }
 
-/// RSM outside SMM, and what needs EFER.SVME or VMX, neither of which any model offers yet.
+/// RSM outside SMM, what needs VMX, and SKINIT, whose security processor husk's machines do not have.
 Flow undefined(Core& core, const Insn&) { return core.raise_ud(); }
 
 }  // namespace
@@ -109,9 +109,7 @@ void bind_syscalls(HandlerTable& t) {
   t.set(Sem::sysret, sysret);
   t.set(Sem::sysenter, sysenter);
   t.set(Sem::sysexit, sysexit);
-  for (const Sem sem : {Sem::rsm, Sem::vmcall, Sem::vmrun, Sem::vmmcall, Sem::vmload, Sem::vmsave, Sem::stgi, Sem::clgi,
-                        Sem::skinit, Sem::invlpga})
-    t.set(sem, undefined);
+  for (const Sem sem : {Sem::rsm, Sem::vmcall, Sem::skinit}) t.set(sem, undefined);
 }
 
 }  // namespace husk::cpu::interp

@@ -200,6 +200,7 @@ void bind_system(HandlerTable& t) {
   bind_descriptors(t);
   bind_syscalls(t);
   bind_msr(t);
+  bind_svm(t);
   bind_xsave(t);
   HUSK_BIND_SIZES(t, in_ai, in_ai<N>);
   HUSK_BIND_SIZES(t, in_ad, in_ad<N>);

@@ -10,6 +10,7 @@ void bind_control_registers(HandlerTable& table);  // control_registers.cpp
 void bind_descriptors(HandlerTable& table);        // descriptor_insns.cpp
 void bind_syscalls(HandlerTable& table);           // syscalls.cpp
 void bind_msr(HandlerTable& table);                // msr.cpp
+void bind_svm(HandlerTable& table);                // svm.cpp
 void bind_xsave(HandlerTable& table);              // xsave.cpp
 
 }  // namespace husk::cpu::interp

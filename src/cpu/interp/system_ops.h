@@ -2,6 +2,8 @@
 #pragma once
 
 #include "cpu/interp/core.h"
+#include "cpu/sem.h"
+#include "cpu/walk.h"
 
 namespace husk::cpu::interp {
 
@@ -134,6 +136,54 @@ struct SystemOps {
   static std::uint64_t pushed_rflags(const Core& core, const Event& event);
   static void record_past(Core& core, const Event& event);
   static void enter_shutdown(Core& core);
+
+  /// Delivers `event`, and what comes of trying to, with `return_rip` for its own frame. `under_way`: EXITINTINFO of what
+  /// was being delivered before. `intercepts`: the event itself may be intercepted.
+  static void deliver_chain(Core& core, Event event, std::uint64_t return_rip, std::uint64_t under_way, bool intercepts);
+
+  // SVM (svm.cpp, svm_intercepts.cpp)
+  /// #VMEXIT for the reason in exit_ (APM vol. 2, 15.6).
+  static void leave_guest(Core& core, std::uint64_t interrupted);
+  static void enter_guest(Core& core, std::uint64_t vmcb, std::uint64_t next_rip);
+  /// The EXITINTINFO of an event.
+  static std::uint64_t interruption_info(const Event& event);
+  /// The check that comes before the handler of an instruction in a guest; null if nothing intercepts it.
+  static Handler intercept_check(Sem sem);
+  /// NMI and interrupts while a guest runs, or nothing while GIF is clear. True if one was delivered, or #VMEXIT.
+  static bool take_guest_event(Core& core);
+  /// Something that ends HLT while a guest runs.
+  static bool guest_wakes(Core& core);
+  static bool virtual_interrupt_ready(const Core& core) {
+    const SvmState& svm = core.s.svm;
+    return svm.virtual_interrupt && (svm.ignore_virtual_tpr || svm.virtual_priority > svm.virtual_tpr);
+  }
+  static void set_gif(Core& core, bool on);
+  /// Has the run loop look for interrupts before the next instruction, whatever RFLAGS.IF says.
+  static void look_for_events(Core& core);
+  /// Whether the maps of the VMCB ask for #VMEXIT; PAUSE's filter likewise.
+  static bool port_mapped(Core& core, std::uint16_t port, unsigned size);
+  static bool msr_mapped(Core& core, std::uint32_t index, bool write);
+  static bool pause_counts(Core& core);
+  static bool monitor_armed(const Core& core) { return core.monitor_.armed; }
+  static constexpr bool control_register(unsigned number) { return number <= 8 && bit(0x11D, number); }
+  /// False: nested page fault, recorded as #VMEXIT.
+  [[nodiscard]] static bool nested_walk(Core& core, std::uint64_t gpa, const WalkAccess& access, bool of_table,
+                                        Core::NestedEntry& out);
+  [[nodiscard]] static bool translate_nested(Core& core, std::uint64_t linear, AccessKind kind, bool user, Translation& out);
+  static void note_large(Core& core, std::uint64_t linear, std::uint64_t page_size);
+  static bool nested(const Core& core) { return core.s.svm.guest && core.s.svm.nested_paging; }
+  /// Uses the tags of the host, or of the guest with this ASID.
+  static void use_space(Core& core);
+  static void forget_all_tags(Core& core);
+  static void forget_asid(Core& core, std::uint32_t asid);
+  static Flow vmrun(Core& core, const Insn& insn);
+  static Flow stgi(Core& core, const Insn& insn);
+  static Flow clgi(Core& core, const Insn& insn);
+  static Flow invlpga(Core& core, const Insn& insn);
+  static Flow vmload(Core& core, const Insn& insn);
+  static Flow vmsave(Core& core, const Insn& insn);
+  /// False: a write of this value is #GP(0), whatever lies in memory.
+  static bool control_value_ok(const Core& core, unsigned number, std::uint64_t value);
 
   // paging (paging.cpp)
   static std::uint64_t read_entry(Core& core, std::uint64_t gpa, unsigned bytes);

@@ -151,7 +151,10 @@ TEST_F(System, EferConsistency) {
   long_mode();
   const std::uint64_t efer = core->s.efer;
   EXPECT_FALSE(core->write_msr(0xC0000080, efer & ~std::uint64_t{kEferLme})) << "LME is fixed while paging is on";
-  EXPECT_FALSE(core->write_msr(0xC0000080, efer | kEferSvme)) << "no SVM";
+  ASSERT_TRUE(core->write_msr(0xC0010114, 0x18));
+  EXPECT_FALSE(core->write_msr(0xC0000080, efer | kEferSvme)) << "VM_CR.SVMDIS";
+  EXPECT_TRUE(core->write_msr(0xC0010114, 0));
+  EXPECT_FALSE(core->write_msr(0xC0000080, efer | kEferSvme)) << "VM_CR.LOCK";
   EXPECT_FALSE(core->write_msr(0xC0000080, efer | (1u << 1)));
   EXPECT_TRUE(core->write_msr(0xC0000080, efer & ~std::uint64_t{kEferLma | kEferSce}));
   EXPECT_TRUE(core->s.efer & kEferLma) << "LMA is read-only";

@@ -1,4 +1,5 @@
 // husk: task switches through TSS descriptors and task gates (SDM vol. 3, chapter 8)
+#include "cpu/interp/svm.h"
 #include "cpu/interp/system_ops.h"
 
 namespace husk::cpu::interp {
@@ -140,6 +141,14 @@ Flow SystemOps::task_switch(Core& core, std::uint16_t selector, TaskSource sourc
   CpuState& s = core.s;
   // A wrong back link is the fault of the TSS that holds it.
   const std::uint8_t vector = source == TaskSource::iret ? kTS : kGP;
+  if (core.intercepts(kExitTaskSwitch)) {
+    // APM vol. 2, 15.14.1. The state is still that of the old task.
+    std::uint64_t info = error ? *error | std::uint64_t{1} << 44 : 0;
+    if (source == TaskSource::iret) info |= std::uint64_t{1} << 36;
+    if (source == TaskSource::jump) info |= std::uint64_t{1} << 38;
+    if (rflags_image & kRF) info |= std::uint64_t{1} << 48;
+    return core.vm_exit(kExitTaskSwitch, selector, info, source == TaskSource::gate ? 0 : next_rip);
+  }
   const std::uint32_t selector_code = selector_error(selector, external);
   if ((selector & 4) || null_selector(selector)) return core.raise(vector, selector_code);
   Descriptor d;

@@ -1,4 +1,5 @@
 // husk: x87 control: environment, state images, control and status words, pending exceptions
+#include "cpu/interp/svm.h"
 #include "cpu/interp/x87_unit.h"
 
 namespace husk::cpu::interp {
@@ -45,6 +46,7 @@ void x87_init(X87State& x87) {
 
 Flow x87_deliver_pending(Core& core) {
   if (core.s.cr0 & kCr0Ne) return core.raise(kMF);
+  if (core.intercepts(kExitFerrFreeze)) return core.vm_exit(kExitFerrFreeze);
   if (!core.deps().floating_point_error || core.deps().floating_point_error(true)) return Flow::next;
   return Flow::repeat;
 }

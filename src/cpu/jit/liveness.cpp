@@ -79,7 +79,8 @@ bool Translator::handled_by_call(const Insn& insn) const {
     case Way::jcxz: return insn.op_size != word_ || insn.addr_size == 2;
     case Way::div:
     case Way::idiv: return insn.op_size < 4;
-    case Way::sti:
+    // #VMEXIT shows the shadow behind STI, so that it must be there.
+    case Way::sti: return core_.cpl_ != 0 || core_.s.svm.guest;
     case Way::cli: return core_.cpl_ != 0;
     case Way::call: return true;
   }

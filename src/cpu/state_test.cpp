@@ -34,6 +34,9 @@ CpuState busy_state() {
   state.sipi_pending = true;
   state.sipi_vector = 0x9A;
   state.injected = {InjectedEvent::Kind::exception, 14, true, 6};
+  state.svm.guest = true;
+  state.svm.intercepts[3] = 0x12345678;
+  state.svm.host.rip = 0xFFFF'FFFF'8100'0000;
   return state;
 }
 
@@ -93,6 +96,24 @@ TEST(CpuStateRecord, MatchesItsSchema) {
   EXPECT_EQ(golden.str(), text);
 }
 
+/// A guest of the guest runs, in a way that is allowed.
+SvmState& nested(CpuState& s) {
+  s.svm.guest = true;
+  s.svm.asid = 1;
+  s.svm.host.cr0 = kCr0Pe | kCr0Et;
+  s.svm.host.efer = kEferSvme;
+  return s.svm;
+}
+
+TEST(CpuStateSvm, AGuestOfTheGuestIsNamedWhereTheModelHasNoSvm) {
+  CpuState state;
+  nested(state);
+  EXPECT_TRUE(check_state(state, cpu_model("max").value()));
+  const auto checked = check_state(state, cpu_model("Haswell").value());
+  ASSERT_FALSE(checked);
+  EXPECT_NE(checked.error().message.find("SVM"), std::string::npos);
+}
+
 struct Refusal {
   const char* name;
   void (*spoil)(CpuState&);
@@ -119,6 +140,12 @@ INSTANTIATE_TEST_SUITE_P(
                       Refusal{"PagingWithoutProtection", [](CpuState& s) { s.cr0 |= kCr0Pg; }, "CR0"},
                       Refusal{"Cr4", [](CpuState& s) { s.cr4 = 1u << 13; }, "CR4 has bits 0x2000"},  // VMXE
                       Refusal{"Efer", [](CpuState& s) { s.efer = 1u << 13; }, "EFER has bits 0x2000"},
+                      Refusal{"Vmcb", [](CpuState& s) { nested(s).vmcb = 0x1008; }, "VMCB"},
+                      Refusal{"PermissionMap", [](CpuState& s) { nested(s).io_map = std::uint64_t{1} << 52; }, "permission map"},
+                      Refusal{"Asid", [](CpuState& s) { nested(s).asid = 0; }, "ASID 0"},
+                      Refusal{"Host", [](CpuState& s) { nested(s).host.cr4 = 1u << 13; }, "#VMEXIT"},
+                      Refusal{"HostInRing3", [](CpuState& s) { nested(s).host.seg[kSs].attributes = 0xF3; }, "#VMEXIT"},
+                      Refusal{"GuestWithoutGif", [](CpuState& s) { nested(s).gif = false; }, "global interrupt flag"},
                       Refusal{"Xcr0", [](CpuState& s) { s.xcr0 = 0xE7; }, "XCR0 0xe7"},
                       Refusal{"Mxcsr", [](CpuState& s) { s.mxcsr = 0x10000; }, "MXCSR"},
                       Refusal{"Zmm", [](CpuState& s) { s.vector[3].bytes[40] = 1; }, "AVX-512"},

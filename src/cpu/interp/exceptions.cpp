@@ -117,8 +117,11 @@ void SystemOps::deliver_chain(Core& core, Event event, std::uint64_t return_rip,
 Flow Core::software_interrupt(std::uint8_t vector, Event::Kind kind, std::uint64_t next_rip) {
   const Event event{.kind = kind, .vector = vector};
   // INT3, INTO and INT1 count as exceptions, INT n never (APM vol. 2, 15.12).
-  if (kind != Event::Kind::software_interrupt && intercepts(kExitException + vector)) [[unlikely]]
+  if (kind != Event::Kind::software_interrupt && intercepts(kExitException + vector)) [[unlikely]] {
+    // #DB is a trap: the instruction has been done.
+    if (kind == Event::Kind::privileged_software) s.rip = std::exchange(next_rip, 0);
     return vm_exit(kExitException + vector, 0, 0, next_rip);
+  }
   if (s.v86() && kind == Event::Kind::software_interrupt) {
     const bool iopl3 = bits(s.rflags, 12, 2) == 3;
     if (s.cr4 & kCr4Vme) {

@@ -301,7 +301,8 @@ void SystemOps::leave_guest(Core& core, std::uint64_t interrupted) {
   control.put<std::uint64_t>(kVmcbExitInfo2 - kVmcbVirtual, exit.info2);
   control.put<std::uint64_t>(kVmcbExitIntInfo - kVmcbVirtual, interrupted);
   write(kVmcbVirtual, control);
-  write_value(kVmcbEventInjection, read(kVmcbEventInjection) & ~kEventValid);
+  // All of it: KVM takes anything but zero for an event that still waits.
+  write_value(kVmcbEventInjection, std::uint64_t{0});
   if (core.model.has(Feature::nrip_save)) write_value(kVmcbNextRip, exit.next_rip);
 
   Piece<0x40> segments;

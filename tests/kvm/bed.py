@@ -4,6 +4,8 @@
 
     bed.py [options] COMMAND [ARGUMENT...]
 
+By --machine PROGRAM the outer machine is that husk with its own CPU, and `husk run -- COMMAND` shows the files. Without:
+
 Starts qemu-system-x86_64 with TCG, whose CPU model "max" has AMD's SVM with nested paging, boots Debian's generic kernel
 with kvm-amd in it, shows it this host's file tree read-only, and runs COMMAND there in the current directory with the
 current PATH. What the command prints is printed, and its exit status is returned. Inside, /dev/shm is writable (and
@@ -177,7 +179,45 @@ class Tail:
         sys.stdout.flush()
 
 
+HUSK_INIT = """\
+for module in {modules}; do {busybox} insmod $module || echo "bed: no $module"; done
+[ -e /dev/kvm ] || exit {broken}
+{busybox} mkdir -p /dev/shm
+grep -q " /dev/shm " /proc/mounts || {busybox} mount -t tmpfs tmpfs /dev/shm
+grep -q " /sys/kernel/debug " /proc/mounts || {busybox} mount -t debugfs debugfs /sys/kernel/debug
+{busybox} cp {directory}/command /dev/shm/command
+exec /bin/sh /dev/shm/command
+"""
+
+
+def run_on_husk(options):
+    """The same with husk as the outer machine: what the command changes of the host's files stays in its guest."""
+    husk = shutil.which(options.machine)
+    if not husk:
+        raise BedError(f"{options.machine} is missing: build husk first")
+    cache = guest_cache(options.cache).resolve()
+    modules = [module for module in MODULES if module in ("tun", "kvm-amd")]
+    with tempfile.TemporaryDirectory(prefix="husk-bed-") as directory:
+        (pathlib.Path(directory) / "command").write_text(command_script(options))
+        begin = pathlib.Path(directory) / "begin"
+        begin.write_text(HUSK_INIT.format(
+            modules=" ".join(shlex.quote(str(path)) for path in dependencies(cache / "generic/modules", modules)),
+            busybox=shlex.quote(str(cache / "busybox")), directory=shlex.quote(directory), broken=BROKEN))
+        line = [husk, "run", str(cache / "generic/vmlinuz"), "--accel", "jit", "--cpus", str(options.cpus), "-m",
+                f"{options.memory}M", "--modules", str(cache / "generic/modules"), "--root-user", "--append",
+                "mitigations=off " + options.append, "--timeout", f"{options.timeout:g}"]
+        if options.verbose:
+            line.append("--verbose")
+        start = time.monotonic()
+        status = subprocess.run(line + ["--", "/bin/sh", str(begin)], stdin=subprocess.DEVNULL).returncode
+        if options.verbose:
+            print(f"bed: {time.monotonic() - start:.1f} s", file=sys.stderr)
+        return status
+
+
 def run(options):
+    if options.machine:
+        return run_on_husk(options)
     qemu = shutil.which(options.qemu)
     if not qemu:
         raise BedError(f"{options.qemu} is missing: sudo apt install qemu-system-x86")
@@ -232,6 +272,7 @@ def run(options):
 def main():
     parser = argparse.ArgumentParser(description="Runs a command where there is a true /dev/kvm.")
     parser.add_argument("--qemu", default="qemu-system-x86_64")
+    parser.add_argument("--machine", metavar="PROGRAM", help="a husk to be the outer machine in QEMU's place")
     parser.add_argument("--cache", help="where tools/fetch-guest has put the kernels")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--memory", type=int, default=3072, metavar="MIB")

@@ -8,6 +8,7 @@ Lanes: `ring0` runs the ring-0 images; `machine` runs the accelerator's own test
 pair of a place for the interrupt controllers and a number of CPUs in --boots, and stops one again and again with its CPU
 state written back; `moves` carries a running one from KVM to husk's own CPUs and back, --moves times, with the interrupt
 controllers in each of the places of --irqchips.
+--outer PROGRAM has a husk in QEMU's place beneath the bed, whose own CPU then has SVM.
 --here uses this host's /dev/kvm and not the bed. Exit status 0: passed; 77: something that the test needs is missing.
 """
 import argparse
@@ -40,14 +41,15 @@ IN_TCG = "*TheDebuggerStopsAtBreakpointsAndSteps:*AWatchpointTellsItsAddress"
 class Lane:
     def __init__(self, options):
         self.options, self.failures = options, []
-        self.cpu = "max" if options.here else BED_CPU
+        self.cpu = "max" if options.here or options.outer else BED_CPU
 
     def command(self, arguments, timeout):
         """Runs a command where KVM is; returns (status, output). A bed whose time is up is started once more: QEMU's own
         faults with a guest that rewrites its code on several CPUs (see bed.py) make it stand still now and then."""
         if self.options.here:
             return self.run(arguments, timeout)
-        bed = [sys.executable, str(BED), "--qemu", self.options.qemu, "--timeout", str(timeout)]
+        outer = ["--machine", self.options.outer, "--cpus", "1"] if self.options.outer else ["--qemu", self.options.qemu]
+        bed = [sys.executable, str(BED), *outer, "--timeout", str(timeout)]
         status, output = self.run(bed + arguments, timeout)
         if status == TIME_UP:
             print("the bed stood still; what it had printed:\n" + "\n".join(output.splitlines()[-10:]), flush=True)
@@ -70,6 +72,8 @@ def ring0(lane):
     images = [str(lane.options.images / f"{name}.bin") for name in IMAGES]
     # One image in two hundred comes to no end in the bed, where bed.py's reason may hold too. Here none may.
     patience = [] if lane.options.here else ["--timeout", "30", "--attempts", "2"]
+    if lane.options.outer:
+        patience = ["--differences", str(TOP / "tests/kvm/differences.txt")]
     status, output = lane.command(["python3", str(RUN_IMAGES), "--machine", lane.options.husk, "--on", "husk-kvm"]
                                   + patience + images, 200)
     lane.expect(status == 0, "ring-0 images", output)
@@ -142,6 +146,7 @@ def main():
     parser.add_argument("--moves", type=int, default=4)
     parser.add_argument("--unit", action="append", default=[], help="the programs accel_kvm_test and machine_test")
     parser.add_argument("--qemu", default="qemu-system-x86_64")
+    parser.add_argument("--outer", metavar="PROGRAM", help="a husk that is the bed's machine in QEMU's place")
     parser.add_argument("--here", action="store_true")
     parser.add_argument("--boots", nargs="*", metavar="IRQCHIP:CPUS",
                         default=["split:1", "split:2", "on:1", "on:2", "off:1", "off:2"])
@@ -151,10 +156,12 @@ def main():
     if not KERNEL.exists():
         print("SKIPPED: no Debian kernel; run tools/fetch-guest")
         return SKIPPED
-    if not options.here and not shutil.which(options.qemu):
+    if not options.here and not options.outer and not shutil.which(options.qemu):
         print(f"SKIPPED: {options.qemu} is missing; apt install qemu-system-x86")
         return SKIPPED
     options.husk = os.path.abspath(options.husk)
+    if options.outer:
+        options.outer = os.path.abspath(options.outer)
     options.images = options.images.resolve()
     lane = Lane(options)
     {"ring0": ring0, "machine": machine, "moves": moves}[options.lane](lane)

@@ -27,7 +27,10 @@ bool cr0_ok(const Core& core, std::uint64_t value) {
   if ((value & kCr0Nw) && !(value & kCr0Cd)) return false;
   if (!((s.cr0 ^ value) & kCr0Pg)) return true;
   if (!(value & kCr0Pg)) return !core.code64() && !(s.cr4 & kCr4Pcide);
-  return !(s.efer & kEferLme) || ((s.cr4 & kCr4Pae) && !s.seg[kCs].long_mode() && s.tr.type() != kTss16Busy);
+  if (!(s.efer & kEferLme)) return true;
+  // Only Intel asks for another TSS than a 16-bit one, which TR holds after INIT by KVM (SDM vol. 2; APM vol. 2, 14.6.2).
+  const bool tss_ok = s.tr.type() != kTss16Busy || core.model.vendor != "GenuineIntel";
+  return (s.cr4 & kCr4Pae) && !s.seg[kCs].long_mode() && tss_ok;
 }
 
 bool cr3_ok(const Core& core, std::uint64_t value) {

@@ -49,12 +49,23 @@ TEST_F(System, LongModeCannotBeEnteredWithA64BitCodeSegmentOr16BitTss) {
     s.cr4 = kCr4Pae;
     s.tr.attributes = kTss16 | 2;
   });
+  model.vendor = "GenuineIntel";
   EXPECT_FALSE(accepts(0, core->s.cr0 | kCr0Pg));
   with_state([](CpuState& s) {
     s.tr.attributes = kTss32 | 2;
     s.seg[kCs].attributes = kCode64;
   });
   EXPECT_FALSE(accepts(0, core->s.cr0 | kCr0Pg));
+}
+// After INIT a CPU under KVM has one (APM vol. 2, 14.6.2 lists no such check).
+TEST_F(System, AmdEntersLongModeWithA16BitTss) {
+  protected_mode();
+  with_state([](CpuState& s) {
+    s.efer = kEferLme;
+    s.cr4 = kCr4Pae;
+    s.tr.attributes = kTss16 | 2;
+  });
+  EXPECT_TRUE(accepts(0, core->s.cr0 | kCr0Pg));
 }
 TEST_F(System, PagingCannotBeTurnedOffIn64BitMode) {
   long_mode();

@@ -3,6 +3,7 @@
 
 #if HUSK_HAVE_KVM
 
+#include <algorithm>
 #include <atomic>
 #include <string>
 #include <utility>

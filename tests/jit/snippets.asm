@@ -267,8 +267,12 @@ SNIPPET "memory/bit test with a register is for the interpreter"
   bt [rbx], rax
 END
 SNIPPET "memory/string instructions are for the interpreter"
-  rep movsb
+  lodsb
   stosd
+END
+SNIPPET "memory/REP MOVS and REP STOS"
+  rep movsb
+  rep stosq
 END
 
 ; --- locked ---

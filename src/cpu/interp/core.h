@@ -524,8 +524,10 @@ class Core final : public core::CpuPins {
     std::uint64_t code = 0, info1 = 0, info2 = 0;
     std::uint64_t next_rip = 0;  ///< 0 where the reason is no instruction
   };
-  static constexpr std::uint64_t kInvalidTag = 0x8000'0000'0000'0000;  ///< non-canonical, so never a page
-  /// Flipped in the write_tag of a page that could be written directly but for the code that is in it.
+  /// Tags are compared before an address is known to be canonical. No address meets this one nor the next: they name no
+  /// address space, and those in use begin with 1.
+  static constexpr std::uint64_t kInvalidTag = 0x8000'0000'0000'0000;
+  /// write_tag, with the page, of one that could be written directly but for the code that is in it.
   static constexpr std::uint64_t kOnlyCodeForbids = 0x4000'0000'0000'0000;
   enum MmuIndex : unsigned { kMmuUser, kMmuSupervisor, kMmuSupervisorAc, kMmuCount };
   enum Attention : std::uint32_t {

@@ -67,7 +67,7 @@ void Core::fill_tlb(std::uint64_t linear, const Translation& t, AccessKind, bool
   std::uint64_t write_tag = kInvalidTag;
   if (t.writable && target.writable) {
     const std::uint8_t flags = target.ram->page_flags(target.offset);
-    write_tag = flags == 0 ? tag : flags == mem::RamRegion::kHasCode ? tag ^ kOnlyCodeForbids : kInvalidTag;
+    write_tag = flags == 0 ? tag : flags == mem::RamRegion::kHasCode ? page ^ kOnlyCodeForbids : kInvalidTag;
   }
   tlb_host_tags_[mmu_index_for(user)][tlb_index(linear)] = host_tag(target.ram->data() + target.offset);
   entry = {tag, write_tag,

@@ -1,4 +1,6 @@
 // husk: translated control flow, stack and the few instructions that are neither copied nor called
+#include <bit>
+
 #include "cpu/jit/translator.h"
 #include "cpu/sem.h"
 
@@ -380,6 +382,38 @@ void Translator::emit_interrupt_flag(const Item& item, bool set) {
     hot_.gs(0x81, 4, rflags, false);  // and
     hot_.dword(~std::uint32_t{kIF});
   }
+  close_sites();
+}
+
+void Translator::emit_string(const Item& item) {
+  const Insn& insn = item.insn;
+  const bool fill = forms()[insn.form].sem == Sem::stos;
+  free_flags(item.live_in);
+  std::uint8_t* const again = hot_.at;
+  // Downward is the interpreter's.
+  std::uint8_t* const slow = cold_.at;
+  hot_.gs(0xF7, 0, e_.gs(core_.s.rflags), false);  // test dword
+  hot_.dword(kDF);
+  hot_.jcc(kNotZero, slow);
+  CallSite& call = new_call_site(item);
+  cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&call));
+  cold_.jmp(flags_ == Flags::host ? e_.stubs_.call_host : e_.stubs_.call_spilled);
+
+  hot_.call(e_.stubs_.string[core_.mmu_index_][fill][std::countr_zero(unsigned{insn.op_size})]);
+  hot_.byte(0xE3);  // jrcxz over the jump
+  hot_.byte(5);
+  hot_.jmp(cold_.at);
+  cold_.alu_imm(7, kHostR11, Engine::kStoreMissed, false);
+  cold_.jcc(kAbove, slow);
+  std::uint8_t* const store = cold_.jcc_short(kZero);
+  for (const bool write : {false, true}) {
+    MemorySite& site = new_memory_site(item, 1, write);
+    site.resume = e_.cache_.running(again);
+    if (write) cold_.bind_short(store);
+    cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+    cold_.jmp(e_.stubs_.tlb_miss[core_.mmu_index_][write]);
+  }
+  call.resume = e_.cache_.running(hot_.at);
   close_sites();
 }
 

@@ -137,7 +137,7 @@ void Engine::note_beside(mem::RamRegion& ram, std::uint64_t page_offset) {
   const unsigned mmu_index = core_.mmu_index_;
   const std::uint8_t* const host = ram.data() + page_offset;
   const Core::TlbEntry& entry = core_.tlb_[mmu_index][Core::tlb_index(linear)];
-  if (entry.write_tag != ((page | core_.pcid_) ^ Core::kOnlyCodeForbids) ||
+  if (entry.read_tag != (page | core_.pcid_) || entry.write_tag != (page ^ Core::kOnlyCodeForbids) ||
       entry.addend + page != reinterpret_cast<std::uintptr_t>(host) || !core_.sole_code_holder(ram, page_offset))
     return;
   constexpr std::uint64_t kWrites = 256;

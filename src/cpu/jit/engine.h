@@ -105,6 +105,15 @@ class Engine final : public interp::CodeEngine, private HostNames {
     std::uint8_t* look_up = nullptr;    ///< R10 guest address, flags spilled: without the jump table
     std::uint8_t* indirect[3] = {};     ///< R10 guest address, flags spilled; by MMU index
     std::uint8_t* base_return = nullptr;
+    /// Called: REP MOVS (0) or REP STOS (1) upward, of 1 << n bytes an element, with the flags free. If RCX is not zero
+    /// then, R11 is a StringStop.
+    std::uint8_t* string[3][2][4] = {};
+  };
+  /// Why the code of REP MOVS and REP STOS did not go on.
+  enum StringStop : std::uint8_t {
+    kLoadMissed,   ///< the table for loads has no page for the address in R10
+    kStoreMissed,  ///< nor the one for stores
+    kNotByCode,    ///< an element lies across pages, or attention is demanded
   };
   using Glue = const std::uint8_t* (*)(interp::Core*, void*);
 
@@ -122,6 +131,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   void emit_beside(Emitter& e, unsigned mmu_index);
   void emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::uint8_t* wander);
   void emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow) const;
+  void emit_string(Emitter& e, unsigned mmu_index, bool fill, unsigned shift);
 
   static const std::uint8_t* glue_call(interp::Core* core, void* site);
   static const std::uint8_t* glue_slow(interp::Core* core, void* site);

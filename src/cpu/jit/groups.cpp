@@ -42,6 +42,7 @@ std::uint32_t Translator::registers_written(const Insn& insn) const {
     case Way::leave: return bit(kRsp) | bit(kRbp);
     case Way::div:
     case Way::idiv: return bit(kRax) | bit(kRdx);
+    case Way::string: return bit(kRcx) | bit(kRsi) | bit(kRdi);
     case Way::copy: break;
     default: return 0;
   }
@@ -151,8 +152,8 @@ void Translator::find_groups() {
   for (unsigned i = 0; i < count_; ++i) {
     Item& item = items_[i];
     item.accesses = {};
-    if (item.call) {
-      // Whatever it does to mappings is looked at before the next operand.
+    if (item.call || e_.plans_[item.insn.form].way == Way::string) {
+      // Whatever the interpreter does to mappings is looked at before the next operand.
       open = {};
       constants = {};
       continue;

@@ -239,6 +239,21 @@ TEST_P(Jit, LargestDisplacementHasNoNeighbours) {
   EXPECT_EQ(get<std::uint8_t>(kData), 0x55u);
   EXPECT_EQ(core->s.cr2, core->s.gpr[kRbx]);
 }
+TEST_P(Jit, AddressThatIsNotCanonicalMeetsNoTag) {
+  long_mode();
+  // The bits in which the TLB's tags of pages with code, and of none, differ from addresses.
+  code(kHandlers + 13 * 16, {0xF4});
+  for (const std::uint64_t bit : {std::uint64_t{1} << 62, std::uint64_t{1} << 63}) {
+    // mov rbx, bit | kCode + 200h; inc dword [rip+1f0h], which is in the same page; inc dword [rbx]; hlt
+    code(kCode, {0x48, 0xBB, 0, 0x02, 0x10, 0, 0, 0, 0, static_cast<unsigned>(bit >> 56), 0xFF, 0x05, 0xF0, 1, 0, 0,
+                 0xFF, 0x03, 0xF4});
+    for (unsigned pass = 0; pass < 3; ++pass) {
+      core->s.rip = kCode;
+      run();
+      EXPECT_EQ(get<std::uint64_t>(core->s.gpr[kRsp] + 8), kCode + 16) << "RIP in the frame of #GP";
+    }
+  }
+}
 TEST_P(Jit, NeighbourBeyondTheLastMappedPageFaultsByItself) {
   long_mode();
   // inc eax; mov rdx, [rbx]; inc eax; mov rdx, [rbx+8]; inc eax; hlt. 2 MiB is where the mapping ends.

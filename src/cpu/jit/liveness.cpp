@@ -82,6 +82,7 @@ bool Translator::handled_by_call(const Insn& insn) const {
     // #VMEXIT shows the shadow behind STI, so that it must be there.
     case Way::sti: return core_.cpl_ != 0 || core_.s.svm.guest;
     case Way::cli: return core_.cpl_ != 0;
+    case Way::string: return !wide_ || insn.addr_size != 8 || insn.segment >= kFs || insn.rep == RepPrefix::none;
     case Way::call: return true;
   }
   return true;

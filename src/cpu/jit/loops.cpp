@@ -24,9 +24,8 @@ bool Translator::is_loop() {
   const std::int64_t target = std::int64_t{end_} + static_cast<std::int64_t>(last.insn.imm);
   if (target != items_[0].offset || flags_wanted(target)) return false;
   // An instruction that the interpreter does may change what is mapped where.
-  for (unsigned i = 0; i < count_; ++i)
-    if (items_[i].call) return false;
-  return true;
+  return std::none_of(items_.begin(), items_.begin() + count_,
+                      [this](const Item& item) { return item.call || e_.plans_[item.insn.form].way == Way::string; });
 }
 
 void Translator::carry(Item& item, const std::array<std::int64_t, 16>& before) {

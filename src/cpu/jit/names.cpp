@@ -45,6 +45,10 @@ std::string Engine::code_name(const std::uint8_t* running) const {
     for (const bool write : {false, true})
       if (is(stubs_.retry[privilege][write]))
         return fmt::format("retry.{}.{}", kPrivileges[privilege], write ? "store" : "load");
+    for (const bool fill : {false, true})
+      for (unsigned shift = 0; shift < 4; ++shift)
+        if (is(stubs_.string[privilege][fill][shift]))
+          return fmt::format("rep_{}{}.{}", fill ? "stos" : "movs", 8u << shift, kPrivileges[privilege]);
     if (is(stubs_.indirect[privilege])) return fmt::format("indirect.{}", kPrivileges[privilege]);
   }
   return {};

@@ -175,6 +175,8 @@ Way special_way(const Form& form) {
     case Sem::idiv_e: return Way::idiv;
     case Sem::sti: return Way::sti;
     case Sem::cli: return Way::cli;
+    case Sem::movs:
+    case Sem::stos: return Way::string;
     default: return Way::call;
   }
 }

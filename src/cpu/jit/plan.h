@@ -35,6 +35,7 @@ enum class Way : std::uint8_t {
   idiv,
   sti,
   cli,
+  string,  ///< REP MOVS and REP STOS
 };
 
 /// What a register field of the encoding names.

@@ -330,6 +330,92 @@ void Engine::emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow)
   e.jmp_reg(kHostR11);
 }
 
+void Engine::emit_string(Emitter& e, unsigned mmu_index, bool fill, unsigned shift) {
+  stubs_.string[mmu_index][fill][shift] = e.at;
+  // RAX is what STOS stores.
+  const unsigned spare = fill ? kHostRdx : kHostRax;
+  const auto restore = [&] {
+    e.load_gs(kHostRdx, gs(context_.rdx));
+    if (!fill) e.load_gs(kHostRax, gs(context_.rax));
+  };
+  std::uint8_t* stops[3] = {};
+  /// Has `distance` be what is added to the address in `reg`, which must lie in a page that the table has.
+  const auto look_up = [&](unsigned reg, bool write, unsigned distance, StringStop stop) {
+    const std::int32_t table = gs(context_.tlb[mmu_index][write][0]);
+    e.mov(kHostR11, reg);
+    e.shift_imm(5, kHostR11, 8);
+    e.alu_imm(4, kHostR11, static_cast<std::int32_t>((kTlbEntries - 1) << 4), false);
+    e.mov(spare, reg);
+    e.alu_imm(4, spare, -4096);
+    e.gs(0x3B, spare, table, true, kHostR11);
+    std::uint8_t* const found = e.jcc_short(kZero);
+    e.mov(kHostR10, reg);
+    e.mov_imm(kHostR11, stop);
+    stops[stop] = e.jmp_forward();
+    e.bind_short(found);
+    e.gs(0x8B, distance, table + 8, true, kHostR11);
+    e.rr(0x2B, distance, spare);
+  };
+  const std::uint8_t* const again = e.at;
+  e.store_gs(gs(context_.rdx), kHostRdx);
+  if (!fill) e.store_gs(gs(context_.rax), kHostRax);
+  e.cmp_gs_imm8(gs(core_.attention_), 0);
+  std::uint8_t* others[3] = {e.jcc_forward(kNotZero)};
+  // An element across pages is looked at whole, before anything is done about where it goes.
+  const auto keeps_to_page = [&](unsigned reg) {
+    e.mov(spare, reg, false);
+    e.alu_imm(4, spare, 4095, false);
+    e.alu_imm(7, spare, 4096 - (1 << shift), false);
+    return e.jcc_forward(kAbove);
+  };
+  if (shift && !fill) others[1] = keeps_to_page(kHostRsi);
+  if (shift) others[2] = keeps_to_page(kHostRdi);
+  if (!fill) look_up(kHostRsi, false, kHostR10, kLoadMissed);
+  if (!fill) e.store_gs(gs(context_.value), kHostR10);
+  look_up(kHostRdi, true, kHostR11, kStoreMissed);
+  if (!fill) e.load_gs(kHostR10, gs(context_.value));
+  // Elements up to the end of the page that ends first.
+  e.mov(spare, kHostRdi, false);
+  e.alu_imm(4, spare, 4095, false);
+  if (!fill) {
+    e.mov(kHostRdx, kHostRsi, false);
+    e.alu_imm(4, kHostRdx, 4095, false);
+    e.rr(0x3B, kHostRax, kHostRdx, false);
+    e.cmov(kBelow, kHostRax, kHostRdx, false);
+  }
+  e.negate(spare, false);
+  e.alu_imm(0, spare, 4096, false);
+  if (shift) e.shift_imm(5, spare, shift, false);
+  e.rr(0x3B, spare, kHostRcx);
+  e.cmov(kAbove, spare, kHostRcx);
+  // What is left then goes where RDX is free, or to R10.
+  const unsigned left = fill ? kHostR10 : kHostRdx;
+  e.rr(0x2B, kHostRcx, spare);
+  e.mov(left, kHostRcx);
+  e.mov(kHostRcx, spare);
+  e.rr(0x03, kHostRdi, kHostR11);
+  if (!fill) e.rr(0x03, kHostRsi, kHostR10);
+  e.byte(0xF3);
+  if (shift == 1) e.byte(0x66);
+  if (shift == 3) e.byte(0x48);
+  e.byte((fill ? 0xAAu : 0xA4u) | (shift ? 1u : 0u));
+  if (!fill) e.rr(0x2B, kHostRsi, kHostR10);
+  e.rr(0x2B, kHostRdi, kHostR11);
+  e.mov(kHostRcx, left);
+  restore();
+  e.rr(0x85, kHostRcx, kHostRcx);
+  e.jcc(kNotZero, again);
+  e.ret();
+
+  for (std::uint8_t* other : others)
+    if (other) e.bind(other);
+  e.mov_imm(kHostR11, kNotByCode);
+  for (std::uint8_t* stop : stops)
+    if (stop) e.bind(stop);
+  restore();
+  e.ret();
+}
+
 void Engine::make_stubs() {
   Emitter e;
   e.at = cache_.hot();
@@ -458,6 +544,9 @@ void Engine::make_stubs() {
     stubs_.indirect[table] = e.at;
     emit_indirect(e, table, stubs_.look_up);
   }
+  for (unsigned mmu_index = 0; mmu_index < 3; ++mmu_index)
+    for (const bool fill : {false, true})
+      for (unsigned shift = 0; shift < 4; ++shift) emit_string(e, mmu_index, fill, shift);
   stubs_.base_return = e.at;
   Emitter::set_relative(base_return_place, e.at);
   e.lea(kHostRsp, {kHostRsp, HostAddress::kNone, 0, -8});

@@ -115,11 +115,9 @@ bool Translator::has_slot(const Item& item) const {
   return hot_form_ && (second_ || !e_.wandering_.contains(page_ + item.offset));
 }
 
-DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, unsigned bytes, bool write,
-                                 unsigned align, const Access* leader, std::int32_t beyond) {
+MemorySite& Translator::new_memory_site(const Item& item, unsigned bytes, bool write) {
   MemorySite& site = e_.cache_.new_memory_site();
   site.room = static_cast<std::uint32_t>(mem::kPageSize - bytes);
-  site.align_mask = align - 1;
   site.offset = item.offset;
   site.last = static_cast<std::uint16_t>(bytes - 1);
   site.patience = kPatience;
@@ -127,11 +125,18 @@ DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, un
   site.length = item.insn.length;
   site.block = page_ + items_[0].offset;
   site.key = key_;
-  site.leads = leader != nullptr;
-  site.write = write;
-  site.own = static_cast<std::uint16_t>(beyond);
-  site.writes = leader ? leader->write : write;
+  site.write = site.writes = write;
   open_sites_[open_count_++] = &site;
+  return site;
+}
+
+DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, unsigned bytes, bool write,
+                                 unsigned align, const Access* leader, std::int32_t beyond) {
+  MemorySite& site = new_memory_site(item, bytes, write);
+  site.align_mask = align - 1;
+  site.leads = leader != nullptr;
+  site.own = static_cast<std::uint16_t>(beyond);
+  if (leader) site.writes = leader->write;
   const auto in_page = [&](unsigned reg) {
     if (align > 1) {
       const bool both = bytes <= align;  // what is aligned crosses nothing
@@ -419,13 +424,18 @@ void Translator::emit_copy(const Item& item) {
   if (memory) close_sites();
 }
 
-void Translator::emit_call(const Item& item) {
+CallSite& Translator::new_call_site(const Item& item) {
   CallSite& site = e_.cache_.new_call_site();
   site.insn = item.insn;
   site.key = key_;
   const Form& form = forms()[item.insn.form];
   site.keeps_mode = (form.attributes & (kAttrRep | kAttrRepCond)) || form.sem == Sem::rdtsc || form.sem == Sem::cpuid;
   site.offset = item.offset;
+  return site;
+}
+
+void Translator::emit_call(const Item& item) {
+  CallSite& site = new_call_site(item);
   hot_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   hot_.jmp(flags_ == Flags::host ? e_.stubs_.call_host : e_.stubs_.call_spilled);
   if (!ends_block(item)) site.resume = e_.cache_.running(hot_.at);
@@ -464,6 +474,7 @@ void Translator::emit(const Item& item) {
     case Way::idiv: emit_divide(item, true); break;
     case Way::sti: emit_interrupt_flag(item, true); break;
     case Way::cli: emit_interrupt_flag(item, false); break;
+    case Way::string: emit_string(item); break;
     case Way::lea:
     case Way::move_moffs_load:
     case Way::move_moffs_store:

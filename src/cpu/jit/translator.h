@@ -161,6 +161,7 @@ class Translator {
   void emit_jump_indirect(const Item& item);
   void emit_return(const Item& item);
   void emit_interrupt_flag(const Item& item, bool set);
+  void emit_string(const Item& item);
   /// The end of the block, to code at `target` (offset from the page's start; may lie in another page).
   void emit_exit(std::int64_t target, std::uint16_t live);
   /// `looked_up`: the jump holds only as long as the mapping does, though the target lies in the same page.
@@ -196,6 +197,9 @@ class Translator {
   bool join(Access& access, Access& first, std::int64_t offset);
   bool may_lead(const Item& item) const;
   void lead(Access& access);
+  /// Of an access, open until close_sites(). It has no slot, and demands no alignment.
+  MemorySite& new_memory_site(const Item& item, unsigned bytes, bool write);
+  CallSite& new_call_site(const Item& item);
   /// Has the access of `bytes` at `linear` go to the host's memory, or to the interpreter. The flags must be free, R11
   /// is used. If `linear` is R10, R10 becomes the host address; if it is a base and a displacement, R10 becomes what is
   /// to be added to them. `leader`: what follows in the block relies on the check. Answers the slot that holds the page

@@ -134,6 +134,13 @@ struct VcpuDeps {
   std::function<bool(bool asserted)> floating_point_error{};
 };
 
+/// A place of which a guest's writes, whatever their size and value, have one meaning that can come a little later.
+struct Doorbell {
+  const mem::IoHandler* handler = nullptr;  ///< wherever that is mapped
+  std::uint64_t offset = 0;                 ///< in its mapping
+  int eventfd = -1;                         ///< becomes readable; stays open as long as the accelerator lives
+};
+
 class Accelerator {
  public:
   virtual ~Accelerator() = default;
@@ -144,6 +151,10 @@ class Accelerator {
   virtual Status add_ram(mem::RamRegion& region) = 0;
   /// The A20 gate: `open` false forces bit 20 of physical addresses to zero.
   virtual void set_a20(bool open) = 0;
+  /// Whether writes to doorbells can signal their eventfds, so that no CPU leaves the guest for them. Else, or where
+  /// there are too many, the handler is called as ever.
+  virtual bool rings_doorbells() const { return false; }
+  virtual void set_doorbells(std::vector<Doorbell> doorbells) { (void)doorbells; }
 };
 
 }  // namespace husk::accel

@@ -139,6 +139,11 @@ void Machine::exchange_cpus(Cpus& cpus) {
     pins_[i]->interrupt_changed();
   }
   accelerator_->set_a20(a20_);
+  if (!accelerator_->rings_doorbells()) return;
+  if (auto doorbells = board_->doorbells())
+    accelerator_->set_doorbells(*std::move(doorbells));
+  else
+    log_.warning("devices are notified the slow way: {}", doorbells.error().text());
 }
 
 Status Machine::build() {
@@ -154,7 +159,7 @@ Status Machine::build() {
     pins.push_back(pins_.back().get());
   }
   Cpus cpus;
-  board_ = HUSK_TRY(MicroBoard::create({clock_, log_, *this, std::move(pins), options_.cpu_model,
+  board_ = HUSK_TRY(MicroBoard::create({clock_, loop_, log_, *this, std::move(pins), options_.cpu_model,
                                         [this, alive = alive_](const std::string& cause) {
                                           // Backends are drained when little of the machine is left.
                                           if (*alive) request_stop(cause);

@@ -2,6 +2,7 @@
 #include "machine/machine.h"
 
 #include <gtest/gtest.h>
+#include <sys/eventfd.h>
 
 #include <array>
 #include <initializer_list>
@@ -271,6 +272,85 @@ TEST_F(MachineTest, KvmRefusesAnotherTscRateBeforeAnythingStops) {
   ASSERT_FALSE(refused);
   EXPECT_FALSE(refused.error().text().empty());
   EXPECT_TRUE(machine->running());
+}
+
+/// Does for the first virtio device what a firmware does, by the configuration ports (PCI 2.1, 3.2.2.3.2): BAR 4 is at
+/// `base`, and answers.
+void place_virtio_registers(mem::AddressSpace& io, mem::Gpa base) {
+  const auto who = mem::Requester::cpu(0);
+  const auto reach = [&](std::uint32_t device, std::uint32_t where) {
+    io.write(who, 0xCF8, 0x8000'0000 | device << 11 | where, 4);
+  };
+  for (std::uint32_t device = 0; device < 32; ++device) {
+    reach(device, 0);
+    if ((io.read(who, 0xCFC, 4) & 0xFFFF) != 0x1AF4) continue;
+    reach(device, 0x20);
+    io.write(who, 0xCFC, base, 4);
+    reach(device, 4);
+    io.write(who, 0xCFC, 6, 2);
+    return;
+  }
+}
+
+/// The driver of a virtio-rng device, from outside: virtio 1.2, 4.1.4.3 and 2.7, one queue of 8 entries at 40000h.
+class RngDriver {
+ public:
+  RngDriver(mem::AddressSpace& space, mem::Gpa registers) : space_(space), memory_(space), registers_(registers) {
+    for (const unsigned status : {0u, 1u, 3u}) set(0x14, status, 1);
+    set(0x08, 1, 4);  // the upper half of the features: VERSION_1
+    set(0x0C, 1, 4);
+    set(0x14, 0xB, 1);
+    set(0x16, 0, 2);
+    set(0x18, 8, 2);
+    set(0x20, kRings, 8);
+    set(0x28, kRings + 0x1000, 8);
+    set(0x30, kRings + 0x2000, 8);
+    set(0x1C, 1, 2);
+    set(0x14, 0xF, 1);
+  }
+  /// Offers 16 bytes of memory, and tells nobody.
+  void offer() {
+    EXPECT_TRUE(memory_.store<std::uint64_t>(kRings, kRings + 0x3000));
+    EXPECT_TRUE(memory_.store<std::uint64_t>(kRings + 8, 16 | std::uint64_t{2} << 32));  // the device writes
+    EXPECT_TRUE(memory_.store<std::uint16_t>(kRings + 0x1004 + offered_ % 8 * 2, 0));
+    EXPECT_TRUE(memory_.store<std::uint16_t>(kRings + 0x1002, ++offered_));
+  }
+  unsigned used() const { return memory_.load<std::uint16_t>(kRings + 0x2002).value(); }
+
+ private:
+  static constexpr mem::Gpa kRings = 0x40000;
+  void set(std::uint64_t offset, std::uint64_t value, unsigned size) {
+    space_.write(mem::Requester::cpu(0), registers_ + offset, value, size);
+  }
+  mem::AddressSpace& space_;
+  mem::GuestMemory memory_;
+  mem::Gpa registers_;
+  std::uint16_t offered_ = 0;
+};
+
+TEST_F(MachineTest, ADoorbellIsAnsweredByTheLoopAndBeforeAPause) {
+  auto made = options(rom_with({0xEB, 0xFE}));
+  made.board.virtio.push_back({.config = VirtioRngConfig{}});
+  const auto machine = make(std::move(made), events_);
+  const auto doorbells = machine->board().doorbells().value();
+  ASSERT_EQ(doorbells.size(), 1u);
+  constexpr mem::Gpa kRegisters = 0xC000'0000;
+  place_virtio_registers(machine->io_space(), kRegisters);
+  EXPECT_EQ(machine->board().doorbells().value()[0].eventfd, doorbells[0].eventfd) << "made once";
+  EXPECT_EQ(machine->memory_space().find(kRegisters + doorbells[0].offset).handler, doorbells[0].handler);
+  RngDriver driver(machine->memory_space(), kRegisters);
+  driver.offer();
+  machine->memory_space().write(mem::Requester::cpu(0), kRegisters + doorbells[0].offset, 0, 2);
+  EXPECT_EQ(driver.used(), 1u) << "the handler does at once what a doorbell has done later";
+  const auto ring = [&] { ASSERT_EQ(::eventfd_write(doorbells[0].eventfd, 1), 0); };
+  driver.offer();
+  ring();
+  run_until([&] { return driver.used() == 2; });
+  machine->resume();
+  driver.offer();
+  ring();
+  machine->pause();
+  EXPECT_EQ(driver.used(), 3u);
 }
 
 TEST_F(MachineTest, RefusesTooLittleMemory) {

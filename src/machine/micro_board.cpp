@@ -210,8 +210,8 @@ Status MicroBoard::build_test_devices() {
 
 Status MicroBoard::build_virtio() {
   virtio_ = std::make_unique<VirtioDevices>(VirtioDevices::Deps{
-      memory_space_, io_space_, deps_.clock, deps_.log, interrupt_ends_.messages(), pci_bus_, config_.cpus, deps_.stop,
-      [this](core::Device& device, mem::LockDomain* domain) { add(device, domain); }});
+      memory_space_, io_space_, deps_.clock, deps_.loop, deps_.log, interrupt_ends_.messages(), pci_bus_, config_.cpus,
+      deps_.stop, [this](core::Device& device, mem::LockDomain* domain) { add(device, domain); }});
   for (const VirtioSpec& spec : config_.virtio) HUSK_TRY(virtio_->add(spec));
   return {};
 }
@@ -296,6 +296,7 @@ void MicroBoard::start() {
 }
 
 std::size_t MicroBoard::quiesce(const std::function<void(const core::Device&)>& done) {
+  virtio_->answer_doorbells();
   for (const Entry& entry : devices_) {
     const mem::DomainGuard guard(entry.domain);
     entry.device->quiesce([done, device = entry.device] { done(*device); });

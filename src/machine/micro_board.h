@@ -63,6 +63,7 @@ class MicroBoard final {
   };
   struct Deps {
     VmClock& clock;
+    host::EventLoop& loop;
     Log& log;
     core::MachineControl& control;
     std::vector<core::CpuPins*> pins;  ///< one a CPU
@@ -105,6 +106,9 @@ class MicroBoard final {
   boot::MemoryLayout layout() const;
   /// Writes ACPI and SMBIOS tables where guests look for them; returns the address of the RSDP.
   Result<mem::Gpa> write_tables(mem::GuestMemory& memory) const;
+
+  /// For accelerators that ring them.
+  Result<std::vector<accel::Doorbell>> doorbells() { return virtio_->doorbells(); }
 
   void start();
   /// The devices finish what is under way; each calls `done` once, on any thread, perhaps before this returns. Returns

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "accel/accel.h"
 #include "core/backends.h"
 #include "core/block_backend.h"
 #include "core/fuse_backend.h"
@@ -13,6 +14,8 @@
 #include "core/vsock_backend.h"
 #include "devices/pci/bus.h"
 #include "devices/virtio/pci.h"
+#include "host/event_fd.h"
+#include "host/event_loop.h"
 #include "machine/virtio_config.h"
 #include "machine/vm_clock.h"
 #include "mem/address_space.h"
@@ -42,6 +45,7 @@ class VirtioDevices {
     mem::AddressSpace& memory_space;
     mem::AddressSpace& io_space;
     VmClock& clock;
+    host::EventLoop& loop;
     Log& log;
     core::MsiPort& msi;
     devices::pci::Bus& bus;
@@ -55,7 +59,17 @@ class VirtioDevices {
   ~VirtioDevices();
   Status add(const VirtioSpec& spec);
 
+  /// What has the queues looked after by the loop, for accelerators that ring. Made when first asked for.
+  Result<std::vector<accel::Doorbell>> doorbells();
+  /// Before devices are quiesced: what was rung and not answered is answered now. On the loop's thread, while no CPU
+  /// runs.
+  void answer_doorbells();
+
  private:
+  struct Bell {
+    host::EventFd event;
+    host::EventLoop::Watch watch;
+  };
   /// In order of destruction from the back.
   struct Attached {
     std::unique_ptr<mem::LockDomain> domain;
@@ -69,7 +83,9 @@ class VirtioDevices {
     std::unique_ptr<core::Device> device;
     devices::virtio::VirtioDevice* virtio = nullptr;
     std::unique_ptr<devices::virtio::PciTransport> transport;
+    std::vector<Bell> bells;  ///< one a queue, or none
   };
+  static void answer(Attached& attached, unsigned queue);
   template <class D>
   void keep(Attached& attached, std::unique_ptr<D> device) {
     attached.virtio = device.get();

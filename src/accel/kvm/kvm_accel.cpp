@@ -125,10 +125,44 @@ void KvmAccel::layout_changed() {
     layout_error_ = done.error();
     layout_failed_ = true;
   }
+  place_doorbells();
   if (exchange) {
     closed_.store(false);
     closed_.notify_all();
   }
+}
+
+// ---- doorbells ----
+
+void KvmAccel::set_doorbells(std::vector<Doorbell> doorbells) {
+  const std::lock_guard lock(layout_mutex_);
+  doorbells_ = std::move(doorbells);
+  place_doorbells();
+}
+
+void KvmAccel::place_doorbells() {
+  std::vector<Placed> wanted;
+  if (!doorbells_.empty())
+    deps_.memory.enumerate([&](mem::Gpa base, std::uint64_t length, const std::string&, const mem::Target& target) {
+      if (!target.handler) return;
+      for (const Doorbell& bell : doorbells_)
+        if (bell.handler == target.handler && bell.offset >= target.offset && bell.offset - target.offset < length)
+          wanted.push_back({base + (bell.offset - target.offset), bell.eventfd});
+    });
+  const auto tell = [this](const Placed& bell, std::uint32_t flags) {
+    kvm_ioeventfd request{};
+    request.addr = bell.address;
+    request.fd = bell.eventfd;
+    request.flags = flags;
+    return call(vm_.get(), KVM_IOEVENTFD, &request) == 0;
+  };
+  // First those that go: another may come to the address of one.
+  std::erase_if(placed_, [&](const Placed& bell) {
+    return std::ranges::find(wanted, bell) == wanted.end() && tell(bell, KVM_IOEVENTFD_FLAG_DEASSIGN);
+  });
+  for (const Placed& bell : wanted)
+    // KVM takes a thousand. Writes to the others leave the guest.
+    if (std::ranges::find(placed_, bell) == placed_.end() && tell(bell, 0)) placed_.push_back(bell);
 }
 
 // ---- time ----

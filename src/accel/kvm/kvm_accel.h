@@ -42,6 +42,9 @@ class KvmAccel final : public Accelerator {
   /// KVM cannot mask address bit 20: a closed gate is ignored, as by every VMM on KVM.
   void set_a20(bool open) override;
 
+  bool rings_doorbells() const override { return deps_.system.caps().io_eventfd; }
+  void set_doorbells(std::vector<Doorbell> doorbells) override;
+
   /// Null: IrqchipMode::off.
   const std::shared_ptr<kvm::Irqchip>& irqchip() const { return irqchip_; }
 
@@ -55,6 +58,8 @@ class KvmAccel final : public Accelerator {
   explicit KvmAccel(KvmAccelDeps deps) : deps_(deps) {}
   Status start();
   void layout_changed();
+  /// Has KVM ring each doorbell where it is now. layout_mutex_ is held.
+  void place_doorbells();
 
   // ---- the way into the guest: closed while memory slots are exchanged ----
   /// False: slots are being exchanged; the caller waits with wait_for_gate() and tries again.
@@ -84,6 +89,13 @@ class KvmAccel final : public Accelerator {
   std::mutex layout_mutex_;
   Error layout_error_;  ///< of the last exchange; under layout_mutex_
   std::atomic<bool> layout_failed_{false};
+  struct Placed {
+    mem::Gpa address;
+    int eventfd;
+    bool operator==(const Placed&) const = default;
+  };
+  std::vector<Doorbell> doorbells_;  ///< under layout_mutex_
+  std::vector<Placed> placed_;       ///< as KVM has them; under layout_mutex_
   mem::AddressSpace::ChangeListener layout_listener_;
   std::vector<mem::RamRegion*> regions_;
 

@@ -13,6 +13,7 @@
 #include "accel/kvm/kvm_accel.h"
 #include "accel/kvm/registers.h"
 #include "cpu/state_record.h"
+#include "host/event_fd.h"
 #include "testing/manual_clock.h"
 
 namespace husk::accel {
@@ -311,6 +312,45 @@ TEST_F(KvmGuest, MemoryAccessesReachTheHandlerAtTheirOffset) {
   EXPECT_EQ(run().reason, Exit::Reason::stuck);
   EXPECT_EQ(mmio_.seen, (std::vector<Recorder::Seen>{{true, 0, 4, 0x11223344}, {false, 5, 1, 0x6B}}));
   EXPECT_EQ(ports_.seen, (std::vector<Recorder::Seen>{{true, 0, 1, 0x6B}}));
+}
+
+TEST_F(KvmGuest, ADoorbellRingsWhereItsHandlerIsAndCallsNobody) {
+  if (!accel_->rings_doorbells()) GTEST_SKIP() << "this KVM has no eventfds for writes of any length";
+  const host::EventFd bell = host::EventFd::create().value(), same = host::EventFd::create().value();
+  accel_->set_doorbells({{&mmio_, 8, bell.fd()}, {&mmio_, 0x2000, same.fd()}});
+  // mov ax, FFFFh; mov ds, ax; mov word [18h], 7 (1 MiB + 8); mov dword [14h], 11223344h; hlt
+  const std::initializer_list<std::uint8_t> writes = {0xB8, 0xFF, 0xFF, 0x8E, 0xD8, 0xC7, 0x06, 0x18, 0x00, 0x07, 0x00,
+                                                      0x66, 0xC7, 0x06, 0x14, 0x00, 0x44, 0x33, 0x22, 0x11, 0xF4};
+  const auto run_writes = [&] {
+    mmio_.seen.clear();
+    EXPECT_TRUE(vcpu_->set_state(at_start(writes)));
+    EXPECT_EQ(run().reason, Exit::Reason::stuck);
+  };
+  run_writes();
+  EXPECT_EQ(bell.take(), 1u);
+  EXPECT_EQ(mmio_.seen, (std::vector<Recorder::Seen>{{true, 4, 4, 0x11223344}}));
+  // The handler moves, as a BAR does, and its doorbell with it.
+  mappings_[1] = memory_.map((1 << 20) + 4, 0x1000, mmio_, {}).value();
+  run_writes();
+  EXPECT_EQ(bell.take(), 0u);
+  EXPECT_EQ(mmio_.seen, (std::vector<Recorder::Seen>{{true, 4, 2, 7}, {true, 0, 4, 0x11223344}}));
+  mappings_[1] = memory_.map(1 << 20, 0x1000, mmio_, {}).value();
+  run_writes();
+  EXPECT_EQ(bell.take(), 1u);
+  // Another device in front of it hides it.
+  {
+    const auto front = memory_.map((1 << 20) + 8, 4, ports_, {.priority = 1, .name = "front"}).value();
+    run_writes();
+    EXPECT_EQ(bell.take(), 0u);
+    EXPECT_EQ(ports_.seen, (std::vector<Recorder::Seen>{{true, 0, 2, 7}}));
+  }
+  run_writes();
+  EXPECT_EQ(bell.take(), 1u);
+  accel_->set_doorbells({});
+  run_writes();
+  EXPECT_EQ(bell.take(), 0u);
+  EXPECT_EQ(mmio_.seen.size(), 2u);
+  EXPECT_EQ(same.take(), 0u) << "a place that its handler's mapping does not have";
 }
 
 TEST_F(KvmGuest, AnInterruptWakesHltAndIsTakenOnce) {

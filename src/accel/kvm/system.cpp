@@ -83,6 +83,7 @@ Status System::look() {
   caps_.triple_fault_event = extension(KVM_CAP_X86_TRIPLE_FAULT_EVENT);
   caps_.xsave = extension(KVM_CAP_XSAVE);
   caps_.xcrs = extension(KVM_CAP_XCRS);
+  caps_.io_eventfd = extension(KVM_CAP_IOEVENTFD) && extension(KVM_CAP_IOEVENTFD_ANY_LENGTH);
   caps_.tsc_deadline = extension(KVM_CAP_TSC_DEADLINE_TIMER);
   caps_.most_vcpus = static_cast<unsigned>(std::max(extension(KVM_CAP_MAX_VCPUS), 1));
   if (const int slots = extension(KVM_CAP_NR_MEMSLOTS); slots > 0) caps_.most_slots = static_cast<unsigned>(slots);

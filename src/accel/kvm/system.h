@@ -24,6 +24,7 @@ struct Capabilities {
   bool triple_fault_event = false;
   bool xsave = false;
   bool xcrs = false;
+  bool io_eventfd = false;  ///< for writes of any length
   bool tsc_deadline = false;  ///< KVM's own local APIC has that timer
   unsigned most_vcpus = 1;
   unsigned most_slots = 32;

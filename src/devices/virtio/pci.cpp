@@ -154,6 +154,10 @@ void PciTransport::reset(core::ResetKind) {
   logic_.reset();
 }
 
+PciTransport::NotifyPlace PciTransport::notify_place(unsigned queue) const {
+  return {&modern_, 3 * kPart + std::uint64_t{queue} * kNotifyMultiplier};
+}
+
 void PciTransport::bus_reset() {
   deps_.device.write_status(0);
   reset(core::ResetKind::warm);

@@ -62,6 +62,13 @@ class PciTransport final : public core::StatefulDevice<PciState>, private pci::F
   std::string_view state_id() const override { return config_.id; }
   void reset(core::ResetKind kind) override;
 
+  /// Where the driver of a modern device writes to notify of a queue: any such write is VirtioDevice::notify().
+  struct NotifyPlace {
+    const mem::IoHandler* handler;
+    std::uint64_t offset;
+  };
+  NotifyPlace notify_place(unsigned queue) const;
+
  private:
   struct Modern final : mem::IoHandler {
     explicit Modern(PciTransport& owner) : owner_(owner) {}

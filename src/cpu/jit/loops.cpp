@@ -167,12 +167,13 @@ void Translator::emit_pins() {
     else
       wanted[count++] = *pin;
   }
-  const auto by_uses = [](const Pin& a, const Pin& b) { return a.uses > b.uses; };
-  std::stable_sort(wanted.begin(), wanted.begin() + count, by_uses);
   // R10 is needed for what has no register of its own.
   const unsigned most = count <= 2 && !sums ? 2 : 1;
   for (; pin_count_ < std::min(most, count); ++pin_count_) {
-    Pin& pin = pins_[pin_count_] = wanted[pin_count_];
+    const auto by_uses = [](const Pin& a, const Pin& b) { return a.uses < b.uses; };
+    const auto most_used = std::max_element(wanted.begin(), wanted.begin() + count, by_uses);
+    Pin& pin = pins_[pin_count_] = *most_used;
+    most_used->uses = 0;
     pin.host = pin_count_ == 0 ? kHostR11 : kHostR10;
     hot_.load_gs(pin.host, e_.gs(pin.slot->addend));
     if (pin.added == kRipBase)

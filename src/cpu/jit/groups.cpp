@@ -8,8 +8,6 @@
 namespace husk::cpu::jit {
 namespace {
 
-constexpr std::int64_t kFar = std::int64_t{1} << 30;  ///< sums of two displacements below it fit in 32 bits
-
 constexpr std::uint32_t bit(unsigned reg) { return std::uint32_t{1} << reg; }
 
 }  // namespace
@@ -65,18 +63,18 @@ void Translator::find_accesses(Item& item) const {
   // Whatever needs more than base and displacement keeps a check of its own.
   const auto operand = [&](unsigned bytes, bool write) {
     Access& access = item.accesses[count++];
+    access.bytes = static_cast<std::uint8_t>(bytes);
     if (!wide_ || insn.addr_size != 8 || insn.index != kNoRegister || insn.segment >= kFs) return;
-    const auto size = static_cast<std::uint8_t>(bytes);
     if (insn.base == kRipBase) {
       // Where it lies in which page is known here, and so whether it is aligned.
       const std::int64_t place = std::int64_t{item.offset} + insn.length + insn.disp;
       const bool inside = (static_cast<std::uint64_t>(place) & 0xFFF) + bytes <= mem::kPageSize;
       const bool aligned = !must_be_aligned(insn) || static_cast<std::uint64_t>(place) % bytes == 0;
       if (inside && aligned && std::abs(place) < kFar)
-        access = {kRipBase, write, size, static_cast<std::int32_t>(place)};
+        access = {kRipBase, write, access.bytes, static_cast<std::int32_t>(place)};
     } else if (insn.base < 16) {
-      access = {insn.base, write, size, insn.disp};
-      if (must_be_aligned(insn)) access.align = size;
+      access = {insn.base, write, access.bytes, insn.disp};
+      if (must_be_aligned(insn)) access.align = access.bytes;
     }
   };
   switch (plan.way) {

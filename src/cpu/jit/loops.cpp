@@ -13,7 +13,6 @@ namespace {
 constexpr std::int32_t kMostRounds = 1024;  ///< between two looks at what demands attention
 constexpr std::int32_t kFirstRounds = 8;    ///< by then the look ahead costs little beside what was spent
 constexpr std::int64_t kLongestStep = mem::kPageSize / 4;
-constexpr std::int64_t kFar = std::int64_t{1} << 30;
 
 }  // namespace
 
@@ -44,9 +43,7 @@ void Translator::carry(Item& item, const std::array<std::int64_t, 16>& before) {
     carried.bytes = static_cast<unsigned>(group.high - group.low);
     carried.align = group.align;
   } else {
-    carried.bytes = plan.way == Way::copy      ? memory_bytes(plan.memory_size, insn)
-                    : plan.way == Way::push_rm ? word_
-                                               : insn.op_size;
+    carried.bytes = access.bytes;
     if (must_be_aligned(insn)) carried.align = carried.bytes;
     if (insn.base == kRipBase && access.base == kNoRegister) return;
     if (insn.base == kRipBase) disp = access.disp;
@@ -72,7 +69,6 @@ void Translator::find_loop() {
   counting_ = kNoRegister;
   if (!is_loop()) return;
   round_step_.fill(0);
-  std::array<bool, 16> narrow{};
   std::array<std::optional<std::int64_t>, 16> narrow_step;
   narrow_step.fill(0);
   for (unsigned i = 0; i + 1 < count_; ++i) {
@@ -81,7 +77,6 @@ void Translator::find_loop() {
       auto& steps = step->wide ? round_step_[step->reg] : narrow_step[step->reg];
       if (steps) *steps += step->by;
       (step->wide ? narrow_step : round_step_)[step->reg].reset();
-      narrow[step->reg] |= !step->wide;
       continue;
     }
     std::uint32_t written = registers_written(insn);
@@ -95,24 +90,22 @@ void Translator::find_loop() {
       narrow_step[guest].reset();
     }
   }
+  const auto counts = [](const std::optional<std::int64_t>& step) {
+    return step && *step != 0 && std::abs(*step) <= kFar / kMostRounds;
+  };
+  for (unsigned guest = 0; guest < 16; ++guest) {
+    if (homeless(guest) || !(counts(round_step_[guest]) || counts(narrow_step[guest]))) continue;
+    counting_ = guest;
+    counting_wide_ = counts(round_step_[guest]);
+    counting_step_ = static_cast<std::int32_t>(counting_wide_ ? *round_step_[guest] : *narrow_step[guest]);
+  }
+  // Something moves in every loop that is worth it.
+  if (counting_ == kNoRegister) return;
   std::array<std::int64_t, 16> before{};
   for (unsigned i = 0; i + 1 < count_; ++i) {
     Item& item = items_[i];
     carry(item, before);
     if (const auto step = constant_step(item.insn)) before[step->reg] += step->by;
-  }
-  for (unsigned guest = 0; guest < 16; ++guest) {
-    if (homeless(guest)) continue;
-    const auto& steps = narrow[guest] ? narrow_step[guest] : round_step_[guest];
-    if (!steps || *steps == 0 || std::abs(*steps) > kFar / kMostRounds) continue;
-    counting_ = guest;
-    counting_wide_ = !narrow[guest];
-    counting_step_ = static_cast<std::int32_t>(*steps);
-  }
-  // Something moves in every loop that is worth it.
-  if (counting_ == kNoRegister) {
-    for (unsigned i = 0; i < count_; ++i) items_[i].accesses[0].carried = Access::kNoGroup;
-    carried_count_ = 0;
   }
 }
 

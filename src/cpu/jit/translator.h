@@ -38,6 +38,8 @@ class Translator {
   static constexpr unsigned kMostInnerJumpsAtFirst = 2;
   /// Misses of a memory operand's slot before it is looked up by page number instead.
   static constexpr std::uint32_t kPatience = 200;
+  /// Sums of two displacements below it fit in 32 bits.
+  static constexpr std::int64_t kFar = std::int64_t{1} << 30;
   enum class Flags : std::uint8_t { host, spilled };
   /// A memory access of an instruction. Those by the same base register that lie near each other make a group, whose
   /// first access checks for all.

@@ -205,7 +205,9 @@ def run_on_husk(options):
             busybox=shlex.quote(str(cache / "busybox")), directory=shlex.quote(directory), broken=BROKEN))
         line = [husk, "run", str(cache / "generic/vmlinuz"), "--accel", "jit", "--cpus", str(options.cpus), "-m",
                 f"{options.memory}M", "--modules", str(cache / "generic/modules"), "--root-user", "--append",
-                "mitigations=off " + options.append, "--timeout", f"{options.timeout:g}"]
+                "mitigations=off " + options.append, "--timeout", f"{options.timeout:g}",
+                # The guest's /tmp is its own.
+                "--share", f"{directory}:{directory}:ro"]
         if options.verbose:
             line.append("--verbose")
         start = time.monotonic()

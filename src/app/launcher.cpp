@@ -329,6 +329,9 @@ Status Launch::wire_devices(machine::MachineOptions& machine) {
     if (const auto* console = std::get_if<machine::DebugConsoleConfig>(&device))
       machine.board.debugcons.push_back({*console, chardev(console->chardev)});
     if (std::holds_alternative<machine::PcTestDeviceConfig>(device)) machine.board.pc_testdev = true;
+    if (const auto* edu = std::get_if<machine::EduConfig>(&device)) machine.board.edus.push_back(*edu);
+    if (const auto* testdev = std::get_if<machine::PciTestDeviceConfig>(&device))
+      machine.board.pci_testdevs.push_back(*testdev);
   }
   return {};
 }

@@ -151,6 +151,23 @@ TEST(QemuOptions, TestProgramsDevices) {
             machine::DeviceConfig(machine::DebugConsoleConfig{.iobase = 0xe9, .chardev = "debugcon0"}));
 }
 
+TEST(QemuOptions, PciTestDevices) {
+  const MachineConfig config =
+      machine_of({"-kernel", "/k", "-device", "edu", "-device", "edu,dma_mask=0xffffffff,addr=5", "-device",
+                  "pci-testdev", "-device", "pci-testdev,membar=8G,id=t"});
+  ASSERT_EQ(config.devices.size(), 4u);
+  EXPECT_EQ(config.devices[0], machine::DeviceConfig(machine::EduConfig{.dma_mask = 0xFFFFFFF})) << "QEMU's default";
+  EXPECT_EQ(config.devices[1],
+            machine::DeviceConfig(machine::EduConfig{.place = {.address = 5}, .dma_mask = 0xFFFFFFFF}));
+  EXPECT_EQ(config.devices[2], machine::DeviceConfig(machine::PciTestDeviceConfig{}));
+  EXPECT_EQ(config.devices[3], machine::DeviceConfig(machine::PciTestDeviceConfig{
+                                   .place = {.id = "t"}, .memory_bar = std::uint64_t{8} << 30}));
+  EXPECT_EQ(error_of({"-device", "pci-testdev,membar=3M"}),
+            "-device pci-testdev,membar=3M: pci-testdev cannot have membar=3M; give a power of two of at least 16");
+  EXPECT_EQ(error_of({"-device", "edu,mask=1"}),
+            "-device edu,mask=1: edu has no property 'mask'; it has id, bus, addr, dma_mask");
+}
+
 TEST(QemuOptions, ChardevsInAllForms) {
   const MachineConfig config = machine_of(
       {"-kernel", "/k", "-chardev", "socket,id=a,path=/s,server=on,wait=off,logfile=/log", "-chardev",
@@ -203,7 +220,8 @@ TEST(QemuOptions, UnknownNamesAreRefusedWithTheNearest) {
             "lists all");
   EXPECT_EQ(error_of({"-device", "isa-debugexit"}),
             "-device isa-debugexit: there is no device 'isa-debugexit' (did you mean 'isa-debug-exit'?); -device has "
-            "isa-debug-exit, isa-debugcon, pc-testdev and virtio devices; 'husk qemu -device help' lists them");
+            "isa-debug-exit, isa-debugcon, pc-testdev, edu, pci-testdev and virtio devices; 'husk qemu -device help' "
+            "lists them");
   EXPECT_EQ(error_of({"-device", "isa-debug-exit,iobse=1"}),
             "-device isa-debug-exit,iobse=1: isa-debug-exit has no property 'iobse' (did you mean 'iobase'?); it has "
             "iobase, iosize, id");

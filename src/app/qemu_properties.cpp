@@ -124,4 +124,21 @@ Status Properties::finish() {
   return {};
 }
 
+Result<machine::PciPlace> take_pci_place(Properties& properties) {
+  machine::PciPlace place;
+  place.id = properties.take("id").value_or("");
+  HUSK_TRY(properties.take_fixed("bus", {"pcie.0", "pci.0"}));
+  const auto text = properties.take("addr");
+  if (!text) return place;
+  // "3", "0x3", "03.0"; functions other than 0 are not for single devices. QEMU reads it as hexadecimal.
+  const std::size_t dot = text->find('.');
+  std::string device = text->substr(0, dot);
+  if (!device.starts_with("0x")) device.insert(0, "0x");
+  const auto number = machine::parse_number(device, 31);
+  if (!number || *number == 0 || *number == 31 || (dot != std::string::npos && text->substr(dot + 1) != "0"))
+    return refuse(fmt::format("{}: '{}' is no free PCI address", properties.what(), *text), "give addr=1 to addr=1e");
+  place.address = static_cast<unsigned>(*number);
+  return place;
+}
+
 }  // namespace husk::app

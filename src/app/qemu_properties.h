@@ -44,6 +44,9 @@ class Properties {
 /// is k=v. Other text comes back as it is.
 Result<std::string> flat_properties(const std::string& text, std::string_view what);
 
+/// id, addr and bus of a PCI device.
+Result<machine::PciPlace> take_pci_place(Properties& properties);
+
 std::unexpected<Error> refuse(std::string message, std::string next_step);
 
 }  // namespace husk::app

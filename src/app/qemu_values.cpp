@@ -1,6 +1,7 @@
 // husk: the values of QEMU's options that have a syntax of their own: -device, -chardev, -cpu, -smp, -accel
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <vector>
 
 #include "app/qemu_options.h"
@@ -12,7 +13,8 @@ namespace {
 
 using machine::MachineConfig;
 
-constexpr std::array<std::string_view, 3> kDevices = {"isa-debug-exit", "isa-debugcon", "pc-testdev"};
+constexpr std::array<std::string_view, 5> kDevices = {"isa-debug-exit", "isa-debugcon", "pc-testdev", "edu",
+                                                      "pci-testdev"};
 constexpr std::array<std::string_view, 7> kChardevs = {"socket", "stdio", "file", "null", "pty", "pipe", "ringbuf"};
 
 std::string join(std::span<const std::string_view> names) {
@@ -140,6 +142,23 @@ Status add_device_option(MachineConfig& config, std::string_view text) {
     config.devices.emplace_back(device);
   } else if (driver == "pc-testdev") {
     config.devices.emplace_back(machine::PcTestDeviceConfig{});
+  } else if (driver == "edu") {
+    machine::EduConfig device;
+    device.place = HUSK_TRY(take_pci_place(named));
+    device.dma_mask = HUSK_TRY(named.take_number("dma_mask", device.dma_mask, ~std::uint64_t{0}));
+    config.devices.emplace_back(std::move(device));
+  } else if (driver == "pci-testdev") {
+    machine::PciTestDeviceConfig device;
+    device.place = HUSK_TRY(take_pci_place(named));
+    HUSK_TRY(named.take_fixed("membar-backed", {"off"}));
+    if (const auto size = named.take("membar")) {
+      auto bytes = machine::parse_size(*size, 1);
+      if (!bytes) return std::unexpected(std::move(bytes).error().within("membar of pci-testdev"));
+      if (*bytes && (!std::has_single_bit(*bytes) || *bytes < 16))
+        return refuse(fmt::format("pci-testdev cannot have membar={}", *size), "give a power of two of at least 16");
+      device.memory_bar = *bytes;
+    }
+    config.devices.emplace_back(std::move(device));
   } else if (HUSK_TRY(add_virtio_device(config, driver, named))) {
     return named.finish();
   } else {
@@ -248,7 +267,9 @@ Result<machine::TopologyConfig> parse_smp(std::string_view text) {
 std::string device_help() {
   return "isa-debug-exit,iobase=PORT,iosize=1|2|4   a write of V ends husk with status (V << 1) | 1 (0x501, 2)\n"
          "isa-debugcon,chardev=ID,iobase=PORT,readback=BYTE   what is written goes to a character device (0xe9, 0xe9)\n"
-         "pc-testdev   interrupt lines, port loop-back and memory window for test programs\n" +
+         "pc-testdev   interrupt lines, port loop-back and memory window for test programs\n"
+         "edu[,dma_mask=MASK]   a PCI device to write a first driver for (docs/test-devices.md)\n"
+         "pci-testdev[,membar=SIZE]   a PCI device that counts writes to its BARs, and one of a chosen size\n" +
          virtio_device_help();
 }
 

@@ -56,24 +56,11 @@ Kind kind_of(std::string_view driver) {
   return kind;
 }
 
-/// "3", "0x3", "03.0": the device number of a PCI address; functions other than 0 are not for single devices.
-Result<std::optional<unsigned>> take_address(Properties& properties) {
-  const auto text = properties.take("addr");
-  if (!text) return std::nullopt;
-  const std::size_t dot = text->find('.');
-  std::string device = text->substr(0, dot);
-  if (!device.starts_with("0x")) device.insert(0, "0x");  // QEMU reads it as hexadecimal
-  const auto number = machine::parse_number(device, 31);
-  if (!number || *number == 0 || *number == 31 || (dot != std::string::npos && text->substr(dot + 1) != "0"))
-    return refuse(fmt::format("{}: '{}' is no free PCI address", properties.what(), *text), "give addr=1 to addr=1e");
-  return static_cast<unsigned>(*number);
-}
-
 Result<machine::VirtioPlace> take_place(Properties& p, const Kind& kind, bool has_legacy) {
   machine::VirtioPlace place;
-  place.id = p.take("id").value_or("");
-  place.address = HUSK_TRY(take_address(p));
-  HUSK_TRY(p.take_fixed("bus", {"pcie.0", "pci.0"}));
+  const machine::PciPlace pci = HUSK_TRY(take_pci_place(p));
+  place.id = pci.id;
+  place.address = pci.address;
   HUSK_TRY(p.take_fixed("iommu_platform", {"off"}));
   HUSK_TRY(p.take_fixed("disable-modern", {"off"}));
   place.legacy = kind.legacy.value_or(false);

@@ -91,7 +91,24 @@ struct DebugConsoleConfig {
 struct PcTestDeviceConfig {
   bool operator==(const PcTestDeviceConfig&) const = default;
 };
-using DeviceConfig = std::variant<DebugExitConfig, DebugConsoleConfig, PcTestDeviceConfig>;
+/// Where a PCI device is.
+struct PciPlace {
+  std::string id = {};
+  std::optional<unsigned> address = {};  ///< device number; none: the first that is free
+  bool operator==(const PciPlace&) const = default;
+};
+struct EduConfig {
+  PciPlace place = {};
+  std::uint64_t dma_mask = 0xFFF'FFFF;
+  bool operator==(const EduConfig&) const = default;
+};
+struct PciTestDeviceConfig {
+  PciPlace place = {};
+  std::uint64_t memory_bar = 0;  ///< bytes, a power of two of at least 16; 0: none
+  bool operator==(const PciTestDeviceConfig&) const = default;
+};
+using DeviceConfig =
+    std::variant<DebugExitConfig, DebugConsoleConfig, PcTestDeviceConfig, EduConfig, PciTestDeviceConfig>;
 
 struct RtcConfig {
   enum class Base : std::uint8_t { utc, local_time, date } base = Base::utc;
@@ -126,7 +143,7 @@ struct DebugLogConfig {
   bool perf_map = false;      ///< names of translated code for perf
   bool registers = false;     ///< the registers before each instruction that exec shows
   bool guest_errors = false;  ///< what a guest does wrong
-  std::string file = {};  ///< standard error if empty
+  std::string file = {};      ///< standard error if empty
   bool operator==(const DebugLogConfig&) const = default;
 };
 

@@ -2,6 +2,7 @@
 #include "machine/micro_board.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "boot/smbios.h"
@@ -11,6 +12,11 @@ namespace husk::machine {
 
 using mem::kPageSize;
 
+namespace {
+/// A BAR of this size and less finds a place below 4 GiB.
+constexpr std::uint64_t kLargeBar = std::uint64_t{64} << 20;
+}  // namespace
+
 Result<std::unique_ptr<MicroBoard>> MicroBoard::create(Deps deps, Config config) {
   std::unique_ptr<MicroBoard> board(new MicroBoard(std::move(deps), std::move(config)));
   HUSK_TRY(board->build_memory());
@@ -19,6 +25,7 @@ Result<std::unique_ptr<MicroBoard>> MicroBoard::create(Deps deps, Config config)
   HUSK_TRY(board->build_serial_ports());
   HUSK_TRY(board->build_test_devices());
   HUSK_TRY(board->build_virtio());
+  HUSK_TRY(board->build_pci_test_devices());
   HUSK_TRY(board->assign_pci_resources());
   return board;
 }
@@ -216,13 +223,63 @@ Status MicroBoard::build_virtio() {
   return {};
 }
 
+Status MicroBoard::build_pci_test_devices() {
+  const auto place = [this](const PciPlace& wanted, const std::string& id) -> Result<std::uint8_t> {
+    const auto device = wanted.address ? wanted.address : pci_bus_.free_device();
+    if (!device || *device > 30)
+      return fail("{}: there is no room for another device on the PCI bus", wanted.id.empty() ? id : wanted.id);
+    return devices::pci::devfn(*device, 0);
+  };
+  const auto keep = [this](PciDevice made, std::unique_ptr<core::Device> device) {
+    made.device = std::move(device);
+    add(*made.device, made.domain.get());
+    pci_test_devices_.push_back(std::move(made));
+  };
+  for (std::size_t i = 0; i < config_.edus.size(); ++i) {
+    PciDevice made;
+    made.clock = deps_.clock.for_domain(made.domain.get());
+    const std::string id = fmt::format("edu{}", i);
+    auto device = HUSK_TRY(devices::Edu::create(
+        {memory_space_, made.domain.get(), *made.clock, interrupt_ends_.messages(), pci_bus_, deps_.log},
+        {id, HUSK_TRY(place(config_.edus[i].place, id)), config_.edus[i].dma_mask}));
+    keep(std::move(made), std::move(device));
+  }
+  for (std::size_t i = 0; i < config_.pci_testdevs.size(); ++i) {
+    PciDevice made;
+    const std::string id = fmt::format("pci_testdev{}", i);
+    const PciTestDeviceConfig& wanted = config_.pci_testdevs[i];
+    auto device = HUSK_TRY(devices::PciTestdev::create({memory_space_, io_space_, made.domain.get(), pci_bus_},
+                                                       {id, HUSK_TRY(place(wanted.place, id)), wanted.memory_bar}));
+    keep(std::move(made), std::move(device));
+  }
+  pci_window64_ = HUSK_TRY(wide_pci_window());
+  return {};
+}
+
+Result<boot::GpaRange> MicroBoard::wide_pci_window() const {
+  const unsigned bits = std::min(deps_.cpu_model.physical_bits, 52u);
+  const std::uint64_t limit = std::uint64_t{1} << bits;
+  std::uint64_t total = 0;
+  for (const PciTestDeviceConfig& device : config_.pci_testdevs)
+    if (device.memory_bar > kLargeBar) total += std::min(device.memory_bar, limit);
+  if (total == 0) return boot::GpaRange{};
+  // With room for the 64-bit BARs of other devices, which then are there as well.
+  if (total <= limit / 4) {
+    const std::uint64_t length = std::bit_ceil(total + kLargeBar);
+    const std::uint64_t base = align_up(std::max(boot::kFourGiB + above_4g_, boot::kFourGiB), length);
+    if (base <= limit - length) return boot::GpaRange{base, length};
+  }
+  return std::unexpected(Error{fmt::format("PCI memory BARs of {} bytes do not fit into {} address bits", total, bits),
+                               "give less memory or membar, or a CPU with larger phys-bits"});
+}
+
 Status MicroBoard::assign_pci_resources() {
   if (!config_.rom.empty()) return {};
   const mem::DomainGuard guard(&pci_);
   return devices::pci::assign_resources(*pci_host_,
                                         {.io = {kPciIoBase, 0x10000 - kPciIoBase},
                                          .memory32 = {kPciHoleBase, kPciHoleEnd - kPciHoleBase},
-                                         .memory64 = {},
+                                         .memory64 = {pci_window64_.base, pci_window64_.length},
                                          .interrupt_line = [](unsigned device, unsigned pin) {
                                            return static_cast<std::uint8_t>(kFirstPciGsi + (device + pin) % kPciWires);
                                          }});
@@ -260,6 +317,7 @@ boot::AcpiConfig MicroBoard::acpi_config() const {
   pci.ecam_base = kEcamBase;
   pci.last_bus = 255;
   pci.memory32 = {kPciHoleBase, kPciHoleEnd - kPciHoleBase};
+  pci.memory64 = pci_window64_;
   // Pins swizzle over GSIs 16..23, as PIRQ[A..H] of the LPC bridge are wired.
   pci.interrupt_of = [](unsigned device, unsigned pin) { return kFirstPciGsi + (device + pin) % kPciWires; };
   acpi.pci = std::move(pci);

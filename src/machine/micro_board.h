@@ -26,9 +26,11 @@
 #include "devices/pci/host.h"
 #include "devices/pci/q35.h"
 #include "devices/serial/serial_port.h"
+#include "devices/testdev/edu.h"
 #include "devices/testdev/isa_debug_exit.h"
 #include "devices/testdev/isa_debugcon.h"
 #include "devices/testdev/pc_testdev.h"
+#include "devices/testdev/pci_testdev.h"
 #include "devices/timer/hpet.h"
 #include "devices/timer/rtc_mc146818.h"
 #include "machine/config.h"
@@ -56,6 +58,8 @@ class MicroBoard final {
     };
     std::vector<Debugcon> debugcons;
     bool pc_testdev = false;
+    std::vector<EduConfig> edus;
+    std::vector<PciTestDeviceConfig> pci_testdevs;
     std::vector<VirtioSpec> virtio;
     /// A ROM that ends at 4 GiB; empty: none, the machine boots directly.
     std::vector<std::uint8_t> rom;
@@ -130,6 +134,9 @@ class MicroBoard final {
   Status build_serial_ports();
   Status build_test_devices();
   Status build_virtio();
+  Status build_pci_test_devices();
+  /// Where BARs go that are too large for the hole below 4 GiB; empty if there are none.
+  Result<boot::GpaRange> wide_pci_window() const;
   /// As firmware would: this board is for kernels that are started without any.
   Status assign_pci_resources();
   /// A wire to each I/O APIC pin that the HPET may use, by pin.
@@ -153,6 +160,7 @@ class MicroBoard final {
   std::vector<mem::RamRegion*> ram_list_;
   std::vector<mem::Mapping> ram_mappings_;
   std::uint64_t below_4g_ = 0, above_4g_ = 0;
+  boot::GpaRange pci_window64_{};
 
   std::vector<std::unique_ptr<core::CharBackend>> backends_;  // outlive the devices that use them
   InterruptEnds interrupt_ends_;
@@ -174,6 +182,13 @@ class MicroBoard final {
   std::vector<std::unique_ptr<devices::SerialPort>> serial_;
   std::vector<std::unique_ptr<core::Device>> test_devices_;
   std::unique_ptr<VirtioDevices> virtio_;
+  /// A PCI function's own lock and clock, and it.
+  struct PciDevice {
+    std::unique_ptr<mem::LockDomain> domain = std::make_unique<mem::LockDomain>();
+    std::unique_ptr<core::Clock> clock;
+    std::unique_ptr<core::Device> device;
+  };
+  std::vector<PciDevice> pci_test_devices_;
   std::vector<Entry> devices_;
 };
 

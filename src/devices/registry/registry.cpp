@@ -20,9 +20,11 @@
 #include "devices/scsi/cdrom.h"
 #include "devices/scsi/disk.h"
 #include "devices/serial/serial_port.h"
+#include "devices/testdev/edu.h"
 #include "devices/testdev/isa_debug_exit.h"
 #include "devices/testdev/isa_debugcon.h"
 #include "devices/testdev/pc_testdev.h"
+#include "devices/testdev/pci_testdev.h"
 #include "devices/timer/hpet.h"
 #include "devices/timer/pit8254.h"
 #include "devices/timer/rtc_mc146818.h"
@@ -245,7 +247,10 @@ struct SerialRig : RigOf<SerialPort> {
 /// The parts of PCI are driven through the configuration ports, whichever of them is looked at.
 struct PciParts {
   explicit PciParts(TestMachine& m)
-      : reset({m.control}), host(taken(pci::PciHost::create({m.memory_space, m.io_space, nullptr, bus, &reset}))) {}
+      : machine(m),
+        reset({m.control}),
+        host(taken(pci::PciHost::create({m.memory_space, m.io_space, nullptr, bus, &reset}))) {}
+  TestMachine& machine;
   ResetControl reset;
   pci::Bus bus;
   std::unique_ptr<pci::PciHost> host;
@@ -278,6 +283,56 @@ struct LpcBridgeRig : RigOf<pci::LpcBridge> {
   void stimulate(std::uint8_t what, std::uint64_t value) override {
     parts.host->write_config(0, pci::devfn(0x1F, 0), what & 0xFC, static_cast<std::uint32_t>(value), 4);
     for (unsigned pirq = 0; pirq < 8; ++pirq) (void)dut->pirq_route(pirq);
+  }
+  PciParts parts;
+};
+
+constexpr mem::Gpa kPciTestBase = 0xFE000000;
+constexpr std::uint16_t kPciTestPorts = 0x1000;
+struct EduRig : RigOf<Edu> {
+  explicit EduRig(TestMachine& m) : parts(m) {
+    dut = taken(Edu::create({m.memory_space, nullptr, m.clock, m.msi, parts.bus, m.log}, {.devfn = pci::devfn(1, 0)}));
+    configure(pci::kBar0, kPciTestBase);
+    configure(pci::kCommand, pci::kCommandMemory | pci::kCommandBusMaster);
+  }
+  ~EduRig() override { dut.reset(); }
+  void configure(unsigned offset, std::uint32_t value) {
+    parts.host->write_config(0, pci::devfn(1, 0), offset, value, 4);
+  }
+  void stimulate(std::uint8_t what, std::uint64_t value) override {
+    // Registers, the more interesting ones more often, and the configuration space.
+    static constexpr std::uint64_t kRegisters[] = {
+        Edu::kFactorial, Edu::kStatus,     Edu::kInterruptRaise, Edu::kDmaSource,
+        Edu::kDmaCount,  Edu::kDmaCommand, Edu::kDmaDestination, Edu::kInterruptAcknowledge};
+    if (what & 0x80) return configure(what & 0x7C, static_cast<std::uint32_t>(value));
+    const std::uint64_t at = kRegisters[what % std::size(kRegisters)];
+    const bool own_end = at == Edu::kDmaSource || at == Edu::kDmaDestination;
+    parts.machine.mmio_write(kPciTestBase + at,
+                             own_end && (what & 0x40) ? Edu::kBufferAt + (value & 0xFFF) : value & 0xFFFFF, 4);
+  }
+  PciParts parts;
+};
+struct PciTestdevRig : RigOf<PciTestdev> {
+  explicit PciTestdevRig(TestMachine& m) : parts(m) {
+    dut = taken(PciTestdev::create({m.memory_space, m.io_space, nullptr, parts.bus},
+                                   {.devfn = pci::devfn(1, 0), .memory_bar = 0x10000}));
+    configure(pci::kBar0, kPciTestBase);
+    configure(pci::kBar0 + 4, kPciTestPorts);
+    configure(pci::kCommand, pci::kCommandMemory | pci::kCommandIo);
+  }
+  ~PciTestdevRig() override { dut.reset(); }
+  void configure(unsigned offset, std::uint32_t value) {
+    parts.host->write_config(0, pci::devfn(1, 0), offset, value, 4);
+  }
+  void stimulate(std::uint8_t what, std::uint64_t value) override {
+    if (what & 0x80) return configure(what & 0x7C, static_cast<std::uint32_t>(value));
+    // A test is chosen, or the place written that one of them waits for.
+    const bool choose = what & 1;
+    if (what & 2)
+      parts.machine.mmio_write(kPciTestBase + (choose ? 0 : 2048 + value % 3), choose ? value & 3 : value | 0xFA, 1);
+    else
+      parts.machine.out8(static_cast<std::uint16_t>(kPciTestPorts + (choose ? 0 : 131 + value % 3)),
+                         static_cast<std::uint8_t>(choose ? value & 3 : value | 0xFA));
   }
   PciParts parts;
 };
@@ -568,6 +623,8 @@ constexpr MmioRange kIoapicMmio[] = {{0xFEC00000, 0x1000}};
 constexpr MmioRange kLocalApicMmio[] = {{0xFEE00000, 0x1000}};
 constexpr MmioRange kTestdevMmio[] = {{0xFF000000, 0x10000}};
 constexpr MmioRange kVirtioMmio[] = {{kVirtioBase, virtio::MmioTransport::kSize}};
+constexpr MmioRange kPciTestMmio[] = {{kPciTestBase, 0x1000}};
+constexpr PortRange kPciTestdevPorts[] = {{kPciTestPorts, 0x100}};
 constexpr MmioRange kEcamMmio[] = {{0xE0000000, 0x10000000}};
 
 constexpr DeviceKind kKinds[] = {
@@ -577,6 +634,12 @@ constexpr DeviceKind kKinds[] = {
      {},
      build<AcpiPmRig>,
      state::schema<AcpiPmChip::State>},
+    {"edu",
+     "PCI device to learn on: factorials, interrupts, DMA",
+     {},
+     kPciTestMmio,
+     build<EduRig>,
+     state::schema<EduState>},
     {"fpu-error",
      "x87 errors by IRQ 13, port F0h",
      kFpuErrorPorts,
@@ -622,6 +685,8 @@ constexpr DeviceKind kKinds[] = {
      build<PcTestdevRig>, state::schema<PcTestdevState>},
     {"pci-host", "PCI configuration mechanism 1 and ECAM", kPciPorts, kEcamMmio, build<PciHostRig>,
      state::schema<pci::PciHostState>},
+    {"pci-testdev", "PCI device that counts writes to its BARs", kPciTestdevPorts, kPciTestMmio, build<PciTestdevRig>,
+     state::schema<PciTestdevState>},
     {"pic8259", "pair of 8259A interrupt controllers", kPicPorts, {}, build<PicRig>, state::schema<PicPairState>},
     {"pit8254", "8254 interval timer and port 61h", kPitPorts, {}, build<PitRig>, state::schema<PitState>},
     {"port92", "fast A20 gate and reset", kPort92Ports, {}, build<Port92Rig>, state::schema<Port92State>},

@@ -63,7 +63,7 @@ Block* CodeCache::add(mem::RamRegion& ram, const Block& made) {
   page.granules |= mem::granules_of(offset, made.bytes) | made.looked_at;
   page.idle_writes = 0;
   if (blocks_.size() >= buckets_.size()) grow_buckets();
-  Block& block = blocks_.emplace_back(made);
+  Block& block = blocks_.add(made);
   Block*& bucket = buckets_[bucket_of(block.code, block.key)];
   block.next_in_bucket = bucket;
   block.next_in_page = page.blocks;
@@ -102,12 +102,12 @@ void CodeCache::point(LinkSite& site, const std::uint8_t* running_target) {
   }
 }
 
-void CodeCache::link(LinkSite& site, Block& target) {
+void CodeCache::link(LinkSite& site, Block& target, const std::uint8_t* entry) {
   if (site.target) unlink(site);
   site.target = &target;
   site.next = target.incoming;
   target.incoming = &site;
-  point(site, target.entry);
+  point(site, entry);
 }
 
 void CodeCache::unlink(LinkSite& site) {

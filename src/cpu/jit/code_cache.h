@@ -1,10 +1,13 @@
 // husk: memory for translated code, and which guest code it came from
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
+#include <new>
+#include <type_traits>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -14,6 +17,31 @@
 
 namespace husk::cpu::jit {
 
+/// Records that all go at once. They stay where they are, and their memory is kept for the next ones.
+template <class T>
+class Records {
+  static_assert(std::is_trivially_destructible_v<T>);
+
+ public:
+  template <class... Args>
+  T& add(Args&&... args) {
+    if (size_ == chunks_.size() * kChunk) chunks_.push_back(std::make_unique_for_overwrite<Place[]>(kChunk));
+    Place& place = chunks_[size_ / kChunk][size_ % kChunk];
+    ++size_;
+    return *new (&place) T(std::forward<Args>(args)...);
+  }
+  std::size_t size() const { return size_; }
+  void clear() { size_ = 0; }
+
+ private:
+  static constexpr std::size_t kChunk = 1024;
+  struct alignas(T) Place {
+    std::byte bytes[sizeof(T)];
+  };
+  std::vector<std::unique_ptr<Place[]>> chunks_;
+  std::size_t size_ = 0;
+};
+
 /// Translated code of a run of guest instructions inside one page of RAM.
 struct Block {
   const std::uint8_t* code =
@@ -22,6 +50,10 @@ struct Block {
   std::uint8_t* written_entry = nullptr;        ///< the same, where it is written
   bool wants_flags = true;                      ///< reads flags that it did not set itself
   const std::uint8_t* spilled_entry = nullptr;  ///< of a block that wants flags: restores them first (running address)
+  /// The same entries, where jumps are counted until the block is worth its second form; null: not made yet.
+  const std::uint8_t* counted_entry = nullptr;
+  const std::uint8_t* counted_spilled_entry = nullptr;
+  std::uint32_t heat = 0;  ///< entries by the engine until then; 0: it has its second form, or never gets it
   std::uint32_t key = 0;
   std::uint16_t bytes = 0;
   std::uint64_t looked_at = 0;  ///< granules of the page whose bytes the translation relies on besides its own
@@ -54,6 +86,7 @@ class CodeMemory {
   std::uint8_t* writable() { return writable_; }
   std::size_t size() const { return size_; }
   const std::uint8_t* running(const std::uint8_t* written) const { return written + to_running_; }
+  const std::uint8_t* written(const std::uint8_t* running) const { return running - to_running_; }
 
  private:
   CodeMemory(std::uint8_t* writable, std::uint8_t* running, std::size_t size)
@@ -73,6 +106,7 @@ class CodeCache {
   static constexpr std::size_t kReserve = std::size_t{64} << 10;
 
   const std::uint8_t* running(const std::uint8_t* written) const { return memory_->running(written); }
+  const std::uint8_t* written(const std::uint8_t* running) const { return memory_->written(running); }
   std::uint8_t* hot() { return hot_; }
   std::uint8_t* cold() { return cold_; }
   void use(std::uint8_t* hot_end, std::uint8_t* cold_end) {
@@ -117,10 +151,11 @@ class CodeCache {
   /// Code that takes the flags from the context. It is copied to where it is needed.
   void set_restore_flags(std::vector<std::uint8_t> code) { restore_flags_ = std::move(code); }
 
-  MemorySite& new_memory_site() { return memory_sites_.emplace_back(); }
-  CallSite& new_call_site() { return call_sites_.emplace_back(); }
-  LinkSite& new_link_site() { return link_sites_.emplace_back(); }
-  void link(LinkSite& site, Block& target);
+  MemorySite& new_memory_site() { return memory_sites_.add(); }
+  CallSite& new_call_site() { return call_sites_.add(); }
+  LinkSite& new_link_site() { return link_sites_.add(); }
+  /// `entry` is one of the target's entries.
+  void link(LinkSite& site, Block& target, const std::uint8_t* entry);
   void unlink(LinkSite& site);
   std::size_t blocks() const { return blocks_.size(); }
 
@@ -150,10 +185,10 @@ class CodeCache {
   unsigned bucket_bits_ = 14;
   std::vector<Block*> buckets_ = std::vector<Block*>(std::size_t{1} << bucket_bits_);
   std::unordered_map<const std::uint8_t*, Page> pages_;
-  std::deque<Block> blocks_;
-  std::deque<MemorySite> memory_sites_;
-  std::deque<CallSite> call_sites_;
-  std::deque<LinkSite> link_sites_;
+  Records<Block> blocks_;
+  Records<MemorySite> memory_sites_;
+  Records<CallSite> call_sites_;
+  Records<LinkSite> link_sites_;
 };
 
 }  // namespace husk::cpu::jit

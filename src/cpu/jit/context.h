@@ -99,7 +99,7 @@ struct Context {
   std::uint32_t filled[3][kFilled];  ///< slots of both kinds in use, by their distance from GS; by Core::MmuIndex
   JumpEntry jumps[3][kJumpEntries];  ///< by Core::MmuIndex
   HotCounters hot;
-  std::uint32_t heat[kHeatCounters];  ///< runs left of blocks in their first form
+  std::uint32_t heat[kHeatCounters];  ///< jumps left to blocks in their first form
 };
 
 /// A memory operand, for the stub that its fast path falls back on. Its layout is known to the stubs.
@@ -124,7 +124,6 @@ struct MemorySite {
   bool leads = false;                   ///< the check is for several operands
   bool write = false;                   ///< the check is for writing
   bool writes = false;                  ///< the access itself does, whatever the check is for
-  std::uint32_t* heat = nullptr;        ///< of its block, where this check counts
   const std::uint8_t* after = nullptr;  ///< behind the instruction, for when the interpreter did it
 };
 
@@ -136,6 +135,7 @@ struct LinkSite {
   std::uint8_t* slot = nullptr;            ///< 8-byte target of the jump through memory, for one in another page
   const std::uint8_t* unlinked = nullptr;  ///< (running address) the code that asks for the link
   std::int32_t offset = 0;                 ///< of the target in the page at page_base
+  bool counts = false;                     ///< jumps to a block in its first form are counted here
   Block* target = nullptr;
   LinkSite* next = nullptr;  ///< of the target's incoming links
 };

@@ -12,6 +12,7 @@ LinkSite& Translator::new_link(std::int64_t target) {
   LinkSite& site = e_.cache_.new_link_site();
   site.unlinked = e_.cache_.running(cold_.at);
   site.offset = static_cast<std::int32_t>(target & 0xFFF);
+  site.counts = hot_form_ || second_;
   cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   cold_.jmp(e_.stubs_.link_host);
   return site;
@@ -20,6 +21,8 @@ LinkSite& Translator::new_link(std::int64_t target) {
 void Translator::emit_link(std::int64_t target, bool call, bool looked_up) {
   std::uint8_t* const ask = cold_.at;
   LinkSite& site = new_link(target);
+  // No round is without a call or a jump back. Behind what runs often every way is looked at.
+  site.counts |= call || target < static_cast<std::int64_t>(end_);
   const bool here = target >= 0 && target < static_cast<std::int64_t>(mem::kPageSize);
   if (here && !looked_up) {
     keep_patches_off_entry();

@@ -239,6 +239,11 @@ class Emitter {
     byte(0);
     return at - 1;
   }
+  [[nodiscard]] std::uint8_t* jrcxz_short() {
+    byte(0xE3);
+    byte(0);
+    return at - 1;
+  }
   void bind(std::uint8_t* place) { set_relative(place, at); }
   void bind_short(std::uint8_t* place) { *place = static_cast<std::uint8_t>(at - (place + 1)); }
   static void set_relative(std::uint8_t* place, const std::uint8_t* target) {

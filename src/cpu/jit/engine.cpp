@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "base/bits.h"
 #include "base/check.h"
@@ -51,7 +52,8 @@ Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory, const EngineOptio
       cache_(std::move(memory)),
       heat_(options.heat),
       count_(options.count),
-      dummy_(std::make_unique<std::uint8_t[]>(2 * mem::kPageSize)) {
+      dummy_(std::make_unique<std::uint8_t[]>(2 * mem::kPageSize)),
+      workspace_(std::make_unique<TranslatorWorkspace>()) {
   static_assert(sizeof(Context) <= Core::kEngineBytes);
   const FeatureSet host = options.host_features ? *options.host_features : host_features();
   statistics_.calls_of.resize(forms().size());
@@ -179,13 +181,17 @@ void Engine::reset_jumps(bool keep_global) {
     sites.clear();
   };
   unlink(far_links_local_);
-  const JumpEntry none{invalid_page_, nullptr};
-  std::fill(std::begin(context_.jumps[0]), std::end(context_.jumps[0]), none);
-  executable_[false].clear();
+  empty_jump_table(Core::kMmuUser);
+  executable_[false].reset();
   if (keep_global) return;
   unlink(far_links_);
-  for (auto& table : {1, 2}) std::fill(std::begin(context_.jumps[table]), std::end(context_.jumps[table]), none);
-  executable_[true].clear();
+  for (const unsigned table : {Core::kMmuSupervisor, Core::kMmuSupervisorAc}) empty_jump_table(table);
+  executable_[true].reset();
+}
+
+void Engine::empty_jump_table(unsigned table) {
+  if (!std::exchange(jump_table_used_[table], false)) return;
+  std::fill(std::begin(context_.jumps[table]), std::end(context_.jumps[table]), JumpEntry{invalid_page_, nullptr});
 }
 
 void Engine::space_changed(bool keep_global) {
@@ -218,10 +224,7 @@ void Engine::page_flushed(std::uint64_t linear) {
   }
   for (const bool global : {true, false}) {
     const auto& pages = executable_[global];
-    const bool met = shift == 12 ? pages.contains(number)
-                                 : std::any_of(pages.begin(), pages.end(),
-                                               [=](std::uint64_t page) { return page >> (shift - 12) == number; });
-    if (!met) continue;
+    if (shift == 12 ? !pages.test(executable_mark(number)) : pages.none()) continue;
     reset_jumps(!global);
     return;
   }
@@ -356,8 +359,7 @@ Block* Engine::find_block(bool& fault, bool& global) {
   // Code looks its table up without asking for the mode: what lies there is for this one only.
   if (std::uint32_t& table_key = jump_keys_[core_.mmu_index_]; table_key != block_key) {
     table_key = block_key;
-    auto& table = context_.jumps[core_.mmu_index_];
-    std::fill(std::begin(table), std::end(table), JumpEntry{invalid_page_, nullptr});
+    empty_jump_table(core_.mmu_index_);
   }
   Block* block = cache_.find(code, block_key);
   if (block && block->crosses && !second_page_follows(*block, fault, global)) {
@@ -379,6 +381,13 @@ Block* Engine::find_block(bool& fault, bool& global) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
   if (block && block->crosses) (void)second_page_follows(*block, fault, global);
   return block;
+}
+
+Block* Engine::find_entered(bool& fault, bool& global) {
+  Block* const block = find_block(fault, global);
+  if (!block || !block->heat || --block->heat) return block;
+  give_second_form(*block);
+  return find_block(fault, global);
 }
 
 bool Engine::second_page_follows(const Block& block, bool& fault, bool& global) {
@@ -411,7 +420,7 @@ Flow Engine::run(Core& core) {
   if (flush_wanted_) empty_cache();
   code_dropped_ = mapping_changed_ = slots_changed_ = false;
   bool fault = false, global = false;
-  Block* const block = find_block(fault, global);
+  Block* const block = find_entered(fault, global);
   if (fault) return Flow::fault;
   if (!block) {
     const std::uint64_t before = core.instructions_;
@@ -469,7 +478,7 @@ bool Engine::may_go_on() {
 
 Block* Engine::next_block(bool& global, const std::uint8_t*& exit) {
   bool fault = false;
-  Block* const block = find_block(fault, global);
+  Block* const block = find_entered(fault, global);
   if (block)
     give_state();
   else
@@ -492,8 +501,9 @@ const std::uint8_t* Engine::dispatch() {
   Block* const block = next_block(global, exit);
   if (!block) return exit;
   if (const std::uint8_t* host = nullptr;
-      (core_.cpl_ != 0 || global) && may_link(*block, true) && (host = spilled_entry(*block))) {
+      (core_.cpl_ != 0 || global) && may_link(*block, true) && (host = counted_spilled_entry(*block))) {
     entry = {rip, host};
+    jump_table_used_[table] = true;
     note_executable(rip, core_.cpl_ == 0, block->crosses);
   }
   return block->entry;
@@ -509,6 +519,46 @@ const std::uint8_t* Engine::spilled_entry(Block& block) {
     cache_.use(cache_.hot(), cold.at);
   }
   return block.spilled_entry;
+}
+
+const std::uint8_t* Engine::counted_spilled_entry(Block& block) {
+  const std::uint8_t* const entry = spilled_entry(block);
+  if (!entry || !block.heat) return entry;
+  if (!block.counted_spilled_entry) block.counted_spilled_entry = emit_counted(block, entry, false);
+  return block.counted_spilled_entry;
+}
+
+const std::uint8_t* Engine::linked_entry(const LinkSite& site, Block& block) {
+  if (!site.counts || !block.heat) return block.entry;
+  if (!block.counted_entry) block.counted_entry = emit_counted(block, block.entry, block.wants_flags);
+  return block.counted_entry;
+}
+
+const std::uint8_t* Engine::emit_counted(Block& block, const std::uint8_t* entry, bool flags_live) {
+  if (cache_.full()) return entry;
+  Emitter cold{cache_.cold()};
+  const std::uint8_t* const written_entry = cache_.written(entry);
+  const std::uint8_t* const counted = cache_.running(cold.at);
+  const std::int32_t heat = gs(next_heat());
+  if (flags_live) {
+    cold.mov(kHostR11, kHostRcx);
+    cold.load_gs(kHostRcx, heat, false);
+    cold.lea(kHostRcx, {kHostRcx, HostAddress::kNone, 0, -1}, false);
+    cold.store_gs(heat, kHostRcx, false);
+    std::uint8_t* const heated = cold.jrcxz_short();
+    cold.mov(kHostRcx, kHostR11);
+    cold.jmp(written_entry);
+    cold.bind_short(heated);
+    cold.mov(kHostRcx, kHostR11);
+    emit_spill_flags(cold);
+  } else {
+    cold.sub_gs_imm8(heat, 1);
+    cold.jcc(kNotZero, written_entry);
+  }
+  cold.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&block));
+  cold.jmp(stubs_.heated);
+  cache_.use(cache_.hot(), cold.at);
+  return counted;
 }
 
 const std::uint8_t* Engine::after_instruction(Flow flow, unsigned length, const std::uint8_t* resume) {
@@ -598,20 +648,24 @@ const std::uint8_t* Engine::glue_missed(Core* core, void* site_pointer) {
   return self.cache_.running(self.stubs_.retry[core->mmu_index_][site.write]);
 }
 
-const std::uint8_t* Engine::glue_heated(Core* core, void* site_pointer) {
+const std::uint8_t* Engine::glue_heated(Core* core, void* block_pointer) {
   Engine& self = *static_cast<Engine*>(core->engine_);
-  MemorySite& site = *static_cast<MemorySite*>(site_pointer);
+  const Block& block = *static_cast<const Block*>(block_pointer);
   self.take_state();
-  core->s.rip = self.context_.page_base + site.offset;
-  ++self.statistics_.heated;
-  *site.heat = ~std::uint32_t{0};
-  self.hot_.insert(site.block);
-  self.make_anew(site);
+  core->s.rip = self.context_.page_base + (reinterpret_cast<std::uintptr_t>(block.code) & (mem::kPageSize - 1));
+  if (!core->code64()) core->s.rip &= 0xFFFFFFFF;
+  self.give_second_form(block);
   return self.dispatch();
 }
 
-void Engine::make_anew(const MemorySite& site) {
-  cache_.forget(site.block, site.key);
+void Engine::give_second_form(const Block& block) {
+  ++statistics_.heated;
+  hot_.insert(block.code);
+  make_anew(block.code, block.key);
+}
+
+void Engine::make_anew(const std::uint8_t* code, std::uint32_t key) {
+  cache_.forget(code, key);
   // Without room for the jump to its successor the old code must not be entered again.
   if (cache_.full()) flush_wanted_ = true;
 }
@@ -626,7 +680,7 @@ void Engine::note_failed_group(MemorySite& site) {
   constexpr unsigned kTries = 8;
   if ((found && !crosses) || ++site.failures < kTries) return;
   ungrouped_.insert(site.code);
-  make_anew(site);
+  make_anew(site.block, site.key);
 }
 
 const std::uint8_t* Engine::glue_need_x87(Core* core, void* resume) {
@@ -645,7 +699,7 @@ const std::uint8_t* Engine::glue_wander(Core* core, void* site_pointer) {
   // Its block is made anew, with the other form. What runs on from here is a block of its own until then.
   self.wandering_.insert(site.code);
   ++self.statistics_.wandering;
-  self.make_anew(site);
+  self.make_anew(site.block, site.key);
   return self.dispatch();
 }
 
@@ -663,7 +717,7 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
   if (!block) return exit;
   ++self.statistics_.links;
   if (!self.may_link(*block, site.slot != nullptr)) return block->entry;
-  self.cache_.link(site, *block);
+  self.cache_.link(site, *block, self.linked_entry(site, *block));
   if (site.slot) {
     const bool stays = global && core->cpl_ == 0;
     (stays ? self.far_links_ : self.far_links_local_).push_back(&site);

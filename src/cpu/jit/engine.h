@@ -1,6 +1,7 @@
 // husk: the JIT of one vCPU: runs translated code, and does what that code cannot do itself
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -19,6 +20,28 @@
 
 namespace husk::cpu::jit {
 
+/// Host addresses of guest instructions. Most questions are about others, and answered without looking far.
+class PlaceSet {
+ public:
+  void insert(const std::uint8_t* place) {
+    places_.insert(place);
+    marks_.set(index(place));
+  }
+  bool contains(const std::uint8_t* place) const { return marks_.test(index(place)) && places_.contains(place); }
+  void clear() {
+    places_.clear();
+    marks_.reset();
+  }
+
+ private:
+  static constexpr unsigned kMarkBits = 14;
+  static std::size_t index(const std::uint8_t* place) {
+    return (reinterpret_cast<std::uintptr_t>(place) * 0x9E3779B97F4A7C15) >> (64 - kMarkBits);
+  }
+  std::unordered_set<const std::uint8_t*> places_;
+  std::bitset<1u << kMarkBits> marks_;
+};
+
 struct EngineOptions {
   static constexpr std::size_t kDefaultCodeBytes = std::size_t{128} << 20;
   std::size_t code_bytes = kDefaultCodeBytes;  ///< size of the code cache
@@ -26,11 +49,13 @@ struct EngineOptions {
   /// For tests that compare emitted code: in place of the host's own features, and of a random number.
   std::optional<FeatureSet> host_features = {};
   std::optional<std::uint64_t> seed = {};
-  /// Runs after which a block gets its second form; 0: it has that at once. What the second form gains pays for its
-  /// making only in code that runs very often, and slots have misses and a footprint that the shared table has not.
+  /// Jumps to a block after which it gets its second form; 0: it has that at once. What the second form gains pays for
+  /// its making only in code that runs very often, and slots have misses and a footprint that the shared table has not.
   /// Compilers ran fastest with 20,000 to 400,000.
   std::uint32_t heat = 50'000;
 };
+
+struct TranslatorWorkspace;
 
 /// Same-ISA translator: guest x86 to the host's x86-64, see docs/jit.md.
 class Engine final : public interp::CodeEngine, private HostNames {
@@ -98,7 +123,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
     std::uint8_t* slow = nullptr;          ///< R11 MemorySite: the interpreter does the instruction
     std::uint8_t* missed = nullptr;        ///< R11 MemorySite, Context::missed: the page tables are asked first
     std::uint8_t* retry[3][2] = {};        ///< the access of Context::missed once more
-    std::uint8_t* heated = nullptr;        ///< R11 MemorySite: its block is to have its second form
+    std::uint8_t* heated = nullptr;        ///< R11 Block, flags spilled: it is to have its second form
     std::uint8_t* call_spilled = nullptr;  ///< R11 CallSite
     std::uint8_t* call_host = nullptr;
     std::uint8_t* link_host = nullptr;  ///< R11 LinkSite
@@ -136,7 +161,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   static const std::uint8_t* glue_call(interp::Core* core, void* site);
   static const std::uint8_t* glue_slow(interp::Core* core, void* site);
   static const std::uint8_t* glue_missed(interp::Core* core, void* site);
-  static const std::uint8_t* glue_heated(interp::Core* core, void* site);
+  static const std::uint8_t* glue_heated(interp::Core* core, void* block);
   static const std::uint8_t* glue_need_x87(interp::Core* core, void* resume);
   static const std::uint8_t* glue_wander(interp::Core* core, void* site);
   static const std::uint8_t* glue_link(interp::Core* core, void* site);
@@ -153,15 +178,24 @@ class Engine final : public interp::CodeEngine, private HostNames {
   Block* next_block(bool& global, const std::uint8_t*& exit);
   /// Where to enter a block while the flags are in the context; null: there is no room for it.
   const std::uint8_t* spilled_entry(Block& block);
+  /// The same, for a jump table: counts, if the block is in its first form.
+  const std::uint8_t* counted_spilled_entry(Block& block);
+  /// Where a link's jump goes.
+  const std::uint8_t* linked_entry(const LinkSite& site, Block& block);
+  /// Counts a jump, and goes on to `entry`. `flags_live`: they are the host's, and stay.
+  const std::uint8_t* emit_counted(Block& block, const std::uint8_t* entry, bool flags_live);
+  void give_second_form(const Block& block);
   /// Makes anew the block of a check for several operands that fails too often.
   void note_failed_group(MemorySite& site);
-  /// The site's block is translated again when it is next wanted.
-  void make_anew(const MemorySite& site);
+  /// The block is translated again when it is next wanted.
+  void make_anew(const std::uint8_t* code, std::uint32_t key);
   const std::uint8_t* leave(Flow flow);
   /// Added to the guest addresses on the return stack, so that a RET in another mode does not take them for its own.
   std::int32_t return_mark(std::uint32_t key) const;
   /// Null: the interpreter is to go on (or, with fault_ set, an exception). The page's global bit goes to `global`.
   Block* find_block(bool& fault, bool& global);
+  /// The same for who enters the block.
+  Block* find_entered(bool& fault, bool& global);
   /// Whether the page behind the current one is what the block, which reaches into it, was made of. `fault`: it cannot
   /// be fetched from. `global` stays only if that page is global too.
   bool second_page_follows(const Block& block, bool& fault, bool& global);
@@ -175,6 +209,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   void take_state();  ///< from translated code's form to CpuState's
   void give_state();
   void reset_jumps(bool keep_global);
+  void empty_jump_table(unsigned table);
   void reset_slots(bool keep_global);
   /// Puts every slot of either kind and of that privilege out of use whose {linear page, host page} `drops` says so of.
   template <class Drops>
@@ -191,10 +226,14 @@ class Engine final : public interp::CodeEngine, private HostNames {
   /// For a new memory operand of that privilege; slots are shared in turn.
   DataSlot& next_slot(unsigned mmu_index, bool write);
   std::uint32_t& next_heat();
+  static constexpr std::size_t kExecutableMarks = 4096;
+  static std::size_t executable_mark(std::uint64_t page_number) {
+    return (page_number ^ page_number >> 12) % kExecutableMarks;
+  }
   /// A far link or a jump table leads to this address now.
   void note_executable(std::uint64_t linear, bool global, bool crosses) {
-    executable_[global].insert(linear >> 12);
-    if (crosses) executable_[global].insert((linear >> 12) + 1);
+    executable_[global].set(executable_mark(linear >> 12));
+    if (crosses) executable_[global].set(executable_mark((linear >> 12) + 1));
   }
   /// What leads to a block that crosses must be reset when a mapping changes, and it must be one that is translated.
   static bool may_link(const Block& block, bool is_reset) { return !block.crosses || (block.second_page && is_reset); }
@@ -223,13 +262,16 @@ class Engine final : public interp::CodeEngine, private HostNames {
   std::uint64_t invalid_page_ = 0;         ///< matches no address that a guest would guess
   std::unique_ptr<std::uint8_t[]> dummy_;  ///< what an empty slot would reach
   std::uintptr_t dummy_page_ = 0;
-  std::unordered_set<const std::uint8_t*> hot_;        ///< first bytes of blocks that have run often
-  std::unordered_set<const std::uint8_t*> ungrouped_;  ///< those whose access is often apart from its neighbours
-  std::unordered_set<const std::uint8_t*> wandering_;  ///< guest instructions that access many pages
+  PlaceSet hot_;        ///< first bytes of blocks that have run often
+  PlaceSet ungrouped_;  ///< those whose access is often apart from its neighbours
+  PlaceSet wandering_;  ///< guest instructions that access many pages
+  std::unique_ptr<TranslatorWorkspace> workspace_;
   std::uint32_t jump_keys_[3] = {};
-  std::vector<LinkSite*> far_links_;                 ///< filled links to other pages
-  std::vector<LinkSite*> far_links_local_;           ///< those of them that hold in this address space only
-  std::unordered_set<std::uint64_t> executable_[2];  ///< [global]: numbers of pages that links and jump tables lead to
+  bool jump_table_used_[3] = {true, true, true};  ///< some entry may lead to code
+  std::vector<LinkSite*> far_links_;              ///< filled links to other pages
+  std::vector<LinkSite*> far_links_local_;        ///< those of them that hold in this address space only
+  /// [global]: marks of pages that links and jump tables lead to. Another page with the same mark costs time only.
+  std::bitset<kExecutableMarks> executable_[2];
   bool host_bmi2_ = false;
   bool host_avx_ = false;
 };

@@ -165,9 +165,7 @@ bool Translator::decode_crossing(unsigned start) {
   count_ = 1;
   end_ = start + item.insn.length;
   crossing_ = false;
-  // Its operands keep the first form: for another the block would be found by bytes that are not all here.
   hot_form_ = false;
-  heat_counted_ = true;
   return true;
 }
 

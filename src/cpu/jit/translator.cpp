@@ -148,14 +148,6 @@ DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, un
       hot_.jcc(kAbove, cold_.at);
     }
   };
-  if (!hot_form_ && !heat_counted_) {
-    heat_counted_ = true;
-    site.heat = &e_.next_heat();
-    hot_.sub_gs_imm8(e_.gs(*site.heat), 1);
-    hot_.jcc(kZero, cold_.at);
-    cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
-    cold_.jmp(e_.stubs_.heated);
-  }
   if (!has_slot(item)) {
     const std::int32_t table = e_.gs(e_.context_.tlb[core_.mmu_index_][write][0]);
     site.slot = nullptr;
@@ -549,6 +541,8 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   block.crosses = second_ || (crossing_ && count_ == 0);
   if (second_) block.second_page = second_->ram->data() + second_->offset;
   block.looked_at = looked_at_;
+  // For its second form a block would be found by bytes that are not all here.
+  block.heat = hot_form_ || block.crosses ? 0 : e_.heat_;
   ++e_.statistics_.blocks;
   e_.statistics_.instructions += count_;
   e_.statistics_.guest_bytes += end_ - start;

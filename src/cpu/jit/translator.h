@@ -25,13 +25,14 @@ struct Encoding {
 /// Translates one block; made anew for each.
 class Translator {
  public:
-  explicit Translator(Engine& engine) : e_(engine), core_(engine.core_) {}
+  explicit Translator(Engine& engine);
   /// Translates from `start` (offset in the page at `page_offset` of `ram`) on. Null if there is no complete valid
   /// instruction: the interpreter is to try, for its exact faults.
   /// `fault`: the exception of an instruction whose second page cannot be fetched.
   Block* translate(mem::RamRegion& ram, std::uint64_t page_offset, unsigned start, std::uint32_t key, bool& fault);
 
  private:
+  friend struct TranslatorWorkspace;
   static constexpr unsigned kMaxInsns = 64;
   /// A block runs on behind so many conditional jumps forward; fewer while nobody knows whether it is worth it.
   static constexpr unsigned kMostInnerJumps = 6;
@@ -247,7 +248,7 @@ class Translator {
   std::uint32_t key_ = 0;
   std::int32_t return_mark_ = 0;
   unsigned word_ = 8;  ///< bytes of a stack slot
-  std::array<Item, kMaxInsns> items_;
+  std::array<Item, kMaxInsns>& items_;
   unsigned inner_jumps_ = 0;
   unsigned count_ = 0;
   bool crossing_ = false;                            ///< an instruction that reaches into the next page follows
@@ -274,7 +275,13 @@ class Translator {
   std::array<Pin, 2> pins_;
   unsigned pin_count_ = 0;
   bool hot_form_ = false;  ///< the block has run often: memory operands get slots of their own
-  bool heat_counted_ = false;
 };
+
+/// What is filled anew for each block: to make it anew would take longer than most blocks.
+struct TranslatorWorkspace {
+  std::array<Translator::Item, Translator::kMaxInsns> items;
+};
+
+inline Translator::Translator(Engine& engine) : e_(engine), core_(engine.core_), items_(engine.workspace_->items) {}
 
 }  // namespace husk::cpu::jit

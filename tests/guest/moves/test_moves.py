@@ -79,6 +79,7 @@ class Monitor(stop_and_go.Gdb):
 class Run:
     def __init__(self, options, directory):
         self.options, self.stopped, self.longest, self.where = options, 0.0, 0.0, options.route[0]
+        self.gdb = None
         self.log = os.path.join(directory, "log")
         self.gdb_path = os.path.join(directory, "gdb")
         disk = os.path.join(directory, "disk")
@@ -137,7 +138,7 @@ class Run:
 
     def move(self):
         options = self.options
-        gdb = Monitor(self.gdb_path)
+        gdb = self.gdb = Monitor(self.gdb_path)
         begin = time.monotonic()
         gdb.ask("?")
         gdb.send("c")
@@ -164,6 +165,21 @@ class Run:
         gdb.receive()
         gdb.send("D")
         self.stopped += time.monotonic() - begin
+
+    def whereabouts(self):
+        """Where the first CPU is when nothing comes any more: some looks, by RIP and RFLAGS."""
+        looks = []
+        try:
+            for _ in range(6):
+                self.gdb.interrupt()
+                self.gdb.receive()
+                registers = bytes.fromhex(self.gdb.ask("g"))
+                looks.append("%x/%x" % struct.unpack_from("<QI", registers, 16 * 8))
+                self.gdb.send("c")
+                time.sleep(0.3)
+        except (OSError, EOFError, ValueError, struct.error) as error:
+            looks.append(f"no more: {error}")
+        return " ".join(looks)
 
     def clock_error(self):
         """How much the guest's clock gained on the host's, as far as the stops do not explain it."""
@@ -205,6 +221,8 @@ def main():
             status = run.husk.wait(timeout=120)
         except (RuntimeError, EOFError, ConnectionError, subprocess.TimeoutExpired) as error:
             failure = f"{type(error).__name__}: {error} (husk: {run.husk.poll()})"
+            if run.husk.poll() is None and run.gdb:
+                failure += f"; CPU 0 at {run.whereabouts()}"
         finally:
             if run.husk.poll() is None:
                 run.husk.kill()

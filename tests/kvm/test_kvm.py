@@ -129,10 +129,9 @@ def machine(lane):
 
 def moves(lane):
     for irqchip in lane.options.irqchips:
-        line = (
-            ["python3", str(TEST_MOVES), "--husk", lane.options.husk, "--load", os.path.abspath(lane.options.load),
-             "--cpu", lane.cpu, "--route", "kvm,jit,kvm,interp", "--irqchip", irqchip, "--cpus", "1", "--patience", "150",
-             "--latest", "30000", "--moves", str(lane.options.moves), "--timeout", str(240 + 10 * lane.options.moves)])
+        line = ["python3", str(TEST_MOVES), "--husk", lane.options.husk, "--load", os.path.abspath(lane.options.load),
+                "--cpu", lane.cpu, "--route", "kvm,jit,kvm,interp", "--irqchip", irqchip, "--cpus", "1", "--patience", "150",
+                "--latest", "30000", "--moves", str(lane.options.moves), "--timeout", str(240 + 10 * lane.options.moves)]
         status, output = lane.command(line, 300 + 10 * lane.options.moves)
         # One guest in some thirty stands still on the bed's KVM, as the bed itself does now and then (see command()). What
         # it was at is printed; husk's own fault would show again.

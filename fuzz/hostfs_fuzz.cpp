@@ -1,14 +1,10 @@
 // husk: fuzz target: the FUSE server, asked anything by a hostile guest, over a small directory of its own
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,62 +13,13 @@
 #include "base/bits.h"
 #include "base/check.h"
 #include "hostfs/server.h"
+#include "share_place.h"
 
 namespace {
 
 using namespace husk;
 
-class Input {
- public:
-  explicit Input(std::span<const std::uint8_t> bytes) : rest_(bytes) {}
-  bool more() const { return !rest_.empty(); }
-  std::uint8_t byte() {
-    if (rest_.empty()) return 0;
-    const std::uint8_t value = rest_.front();
-    rest_ = rest_.subspan(1);
-    return value;
-  }
-  std::span<const std::uint8_t> take(std::size_t count) {
-    const auto taken = rest_.first(std::min(count, rest_.size()));
-    rest_ = rest_.subspan(taken.size());
-    return taken;
-  }
-
- private:
-  std::span<const std::uint8_t> rest_;
-};
-
-/// A secret beside the share, whose content must never be seen in an answer.
-constexpr char kSecret[] = "OUT-OF-REACH-0123456789";
-
-struct Place {
-  std::filesystem::path base;
-  Place() {
-    // In memory where there is a place for it: a disk would set the pace.
-    std::string pattern = "/dev/shm/husk-hostfs-fuzz-XXXXXX";
-    if (!::mkdtemp(pattern.data())) {
-      pattern = "/tmp/husk-hostfs-fuzz-XXXXXX";
-      HUSK_CHECK(::mkdtemp(pattern.data()));
-    }
-    base = pattern;
-    std::ofstream(base / "secret") << kSecret;
-    // A request may ask for a file of any size.
-    const rlimit limit{1 << 20, 1 << 20};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-    ::signal(SIGXFSZ, SIG_IGN);
-  }
-  ~Place() {
-    std::error_code ignored;
-    std::filesystem::remove_all(base, ignored);
-  }
-  void refill() const {
-    std::error_code ignored;
-    std::filesystem::remove_all(base / "share", ignored);
-    std::filesystem::create_directories(base / "share/d/e");
-    std::ofstream(base / "share/a") << "content";
-    std::filesystem::create_symlink("../secret", base / "share/l");
-  }
-};
+using fuzz::Input, fuzz::kSecret, fuzz::Place;
 
 void run(const Place& place, Input input) {
   place.refill();
@@ -93,11 +40,11 @@ void run(const Place& place, Input input) {
   std::vector<std::uint8_t> request, answer(9000);
   const auto ask = [&](std::size_t room) {
     const std::size_t split = std::min<std::size_t>(request.size(), 40);
-    std::vector<core::FuseSpan> in = {{request.data(), split}, {request.data() + split, request.size() - split}};
-    std::vector<core::FuseSpan> out = {{answer.data(), std::min<std::size_t>(room, 16)},
-                                       {answer.data() + 16, room - std::min<std::size_t>(room, 16)}};
+    std::vector<core::ShareSpan> in = {{request.data(), split}, {request.data() + split, request.size() - split}};
+    std::vector<core::ShareSpan> out = {{answer.data(), std::min<std::size_t>(room, 16)},
+                                        {answer.data() + 16, room - std::min<std::size_t>(room, 16)}};
     std::optional<std::uint64_t> written;
-    core::FuseRequest one;
+    core::ShareRequest one;
     one.in = in;
     one.out = out;
     one.completion = [&](std::uint64_t bytes) { written = bytes; };

@@ -43,8 +43,8 @@ class Share {
     store_le<std::uint64_t>(&request_[8], 2);
     store_le<std::uint64_t>(&request_[16], node);
     request_.insert(request_.end(), args.begin(), args.end());
-    const core::FuseSpan in(request_), out(answer_);
-    core::FuseRequest one;
+    const core::ShareSpan in(request_), out(answer_);
+    core::ShareRequest one;
     one.in = {&in, 1};
     one.out = {&out, 1};
     std::atomic<bool> done = false;
@@ -69,7 +69,7 @@ class Share {
   Log log_;
   mem::LockDomain domain_;
   std::unique_ptr<hostfs::Server> server_;
-  std::unique_ptr<core::FuseBackend> port_;
+  std::unique_ptr<core::ShareBackend> port_;
   std::vector<std::uint8_t> request_, answer_ = std::vector<std::uint8_t>(1 << 20);
 };
 

@@ -337,7 +337,7 @@ std::vector<machine::VirtioSpec> CommandRun::devices() {
   for (const Served& served : served_) {
     machine::VirtioSpec spec{.config = machine::VirtioFsConfig{.tag = served.tag}};
     spec.fs = [server = served.server.get()](mem::LockDomain& domain,
-                                             const std::string&) -> Result<std::unique_ptr<core::FuseBackend>> {
+                                             const std::string&) -> Result<std::unique_ptr<core::ShareBackend>> {
       return server->attach(domain);
     };
     specs.push_back(std::move(spec));

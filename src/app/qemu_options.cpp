@@ -382,8 +382,12 @@ constexpr Option kOptions[] = {
      [](Parser& parser, const std::string& value) { return add_drive_option(parser.config, value); }},
     {"blockdev", "driver=FORMAT,node-name=ID,file.driver=file,file.filename=FILE", "a disk for a device; JSON too",
      [](Parser& parser, const std::string& value) { return add_blockdev_option(parser.config, value); }},
-    {"fsdev", "local,id=ID,path=DIR[,readonly=on][,cache=none|auto|always]", "a folder for virtio-fs",
+    {"fsdev", "local,id=ID,path=DIR[,readonly=on][,cache=none|auto|always][,security_model=none|passthrough]",
+     "a folder for virtio-fs or virtio-9p",
      [](Parser& parser, const std::string& value) { return add_fsdev_option(parser.config, value); }},
+    {"virtfs", "local,path=DIR,mount_tag=NAME[,id=ID][,readonly=on][,security_model=none|passthrough]",
+     "a folder with its virtio-9p device",
+     [](Parser& parser, const std::string& value) { return add_virtfs_option(parser.config, value); }},
     {"object", "filter-dump,id=ID,netdev=ID,file=FILE[,maxlen=BYTES]|rng-random|rng-builtin|iothread,id=ID",
      "a file of a network's frames (pcap); or what husk has in any case",
      [](Parser& parser, const std::string& value) { return add_object_option(parser.config, value); }},
@@ -483,7 +487,6 @@ constexpr Missing kMissing[] = {
     {"watchdog", "watchdogs", "-device"},
     {"echr", "another escape key", "-serial mon:stdio"},
     {"plugin", "plugins", "-d"},
-    {"virtfs", "shared folders", "-fsdev"},
 };
 
 Error unknown_option(const std::string& argument, std::string_view name) {

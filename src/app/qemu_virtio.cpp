@@ -370,21 +370,26 @@ Status add_fs(MachineConfig& config, const Kind& kind, Properties& p) {
   return {};
 }
 
+Status check_mount_tag(const std::string& tag) {
+  if (tag.empty() || tag.size() > 32)
+    return refuse("virtio-9p needs a mount_tag of 1 to 32 bytes", "give mount_tag=NAME; the guest mounts it by that");
+  return {};
+}
+
 Status add_9p(MachineConfig& config, const Kind& kind, Properties& p) {
   machine::Virtio9pConfig device;
   device.place = HUSK_TRY(take_place(p, kind, true));
   device.tag = p.take("mount_tag").value_or("");
-  const std::string fsdev = p.take("fsdev").value_or("");
-  for (const machine::SharedFolder& folder : config.folders)
-    if (folder.id == fsdev) {
-      device.path = folder.path;
-      device.read_only = folder.read_only;
-    }
-  if (device.path.empty())
-    return refuse(fmt::format("virtio-9p wants the folder '{}', which is not there", fsdev),
+  device.folder = p.take("fsdev").value_or("");
+  const auto folder = std::find_if(config.folders.begin(), config.folders.end(),
+                                   [&](const machine::SharedFolder& one) { return one.id == device.folder; });
+  if (folder == config.folders.end())
+    return refuse(fmt::format("virtio-9p wants the folder '{}', which is not there", device.folder),
                   "give -fsdev local,id=ID,path=DIR,security_model=none before it");
-  if (device.tag.empty() || device.tag.size() > 32)
-    return refuse("virtio-9p needs a mount_tag of 1 to 32 bytes", "give mount_tag=NAME");
+  if (folder->cache != machine::ShareCache::automatic)
+    return refuse(fmt::format("virtio-9p: the folder '{}' has a cache mode, which is for virtio-fs", device.folder),
+                  "leave cache out; the guest chooses by mount -o cache=none|loose|mmap");
+  HUSK_TRY(check_mount_tag(device.tag));
   config.virtio.emplace_back(std::move(device));
   return {};
 }
@@ -490,6 +495,7 @@ std::string virtio_device_help() {
          "virtconsole,chardev=ID   a console (hvc0 in Linux)\n"
          "virtserialport,chardev=ID,name=NAME   a named port\n"
          "virtio-fs-pci,fsdev=ID,tag=NAME          a folder of the host\n"
+         "virtio-9p-pci,fsdev=ID,mount_tag=NAME    the same, for guests without virtio-fs\n"
          "virtio-vsock-pci,guest-cid=N,path=FILE   sockets between guest and host (docs/vsock.md)\n"
          "virtio-balloon-pci[,deflate-on-oom=on][,free-page-reporting=on]   gives memory back\n"
          "  all virtio devices: "
@@ -661,8 +667,9 @@ Status add_blockdev_option(MachineConfig& config, const std::string& text) {
   return p.finish();
 }
 
-Status add_fsdev_option(MachineConfig& config, std::string_view text) {
-  Properties p(text, "fsdriver", "-fsdev");
+namespace {
+/// What -fsdev and -virtfs have in common.
+Result<machine::SharedFolder> take_folder(Properties& p) {
   const std::string driver = p.take("fsdriver").value_or("");
   if (driver != "local") return refuse(fmt::format("there is no file system driver '{}'", driver), "husk has local");
   machine::SharedFolder folder;
@@ -671,6 +678,35 @@ Status add_fsdev_option(MachineConfig& config, std::string_view text) {
   folder.read_only = HUSK_TRY(p.take_bool("readonly", false));
   HUSK_TRY(p.take_fixed("security_model", {"none", "passthrough"}));
   HUSK_TRY(p.take_fixed("multidevs", {"remap", "warn"}));
+  return folder;
+}
+
+Status add_folder(MachineConfig& config, machine::SharedFolder folder) {
+  if (std::any_of(config.folders.begin(), config.folders.end(), [&](const auto& one) { return one.id == folder.id; }))
+    return refuse(fmt::format("there are two folders '{}'", folder.id), "give each an id of its own: id=ID");
+  config.folders.push_back(std::move(folder));
+  return {};
+}
+}  // namespace
+
+Status add_virtfs_option(MachineConfig& config, std::string_view text) {
+  Properties p(text, "fsdriver", "-virtfs");
+  machine::SharedFolder folder = HUSK_TRY(take_folder(p));
+  machine::Virtio9pConfig device;
+  device.tag = p.take("mount_tag").value_or("");
+  HUSK_TRY(p.finish());
+  HUSK_TRY(check_mount_tag(device.tag));
+  if (folder.path.empty()) return refuse("-virtfs lacks its path", "write -virtfs local,path=DIR,mount_tag=NAME");
+  if (folder.id.empty()) folder.id = device.tag;
+  device.folder = folder.id;
+  HUSK_TRY(add_folder(config, std::move(folder)));
+  config.virtio.emplace_back(std::move(device));
+  return {};
+}
+
+Status add_fsdev_option(MachineConfig& config, std::string_view text) {
+  Properties p(text, "fsdriver", "-fsdev");
+  machine::SharedFolder folder = HUSK_TRY(take_folder(p));
   const std::string cache = p.take("cache").value_or("auto");
   if (cache == "none" || cache == "never")
     folder.cache = machine::ShareCache::none;
@@ -681,8 +717,7 @@ Status add_fsdev_option(MachineConfig& config, std::string_view text) {
   HUSK_TRY(p.finish());
   if (folder.id.empty() || folder.path.empty())
     return refuse("-fsdev lacks its id or path", "write -fsdev local,id=ID,path=DIR");
-  config.folders.push_back(std::move(folder));
-  return {};
+  return add_folder(config, std::move(folder));
 }
 
 Status add_object_option(MachineConfig& config, const std::string& text) {

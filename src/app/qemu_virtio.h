@@ -24,6 +24,8 @@ Status add_run_disk(machine::MachineConfig& config, std::string_view text, bool 
 Status add_blockdev_option(machine::MachineConfig& config, const std::string& text);
 /// -fsdev local,id=ID,path=DIR[,readonly=on]
 Status add_fsdev_option(machine::MachineConfig& config, std::string_view text);
+/// -virtfs local,path=DIR,mount_tag=NAME[,readonly=on]: a folder and its virtio-9p device
+Status add_virtfs_option(machine::MachineConfig& config, std::string_view text);
 /// -object: filter-dump; rng-random, rng-builtin and iothread are taken for what husk does anyway. JSON too.
 Status add_object_option(machine::MachineConfig& config, const std::string& text);
 

@@ -119,8 +119,7 @@ Result<std::unique_ptr<core::NetBackend>> StorageAndNetworks::open_user(const ma
   return user_networks_.back()->attach(domain);
 }
 
-Result<std::unique_ptr<core::FuseBackend>> StorageAndNetworks::attach_folder(const std::string& id,
-                                                                             mem::LockDomain& domain) {
+Result<hostfs::Server*> StorageAndNetworks::serve(const std::string& id) {
   const machine::SharedFolder& config = *HUSK_TRY(find(config_.folders, id, "folder"));
   hostfs::ServerOptions options{.root = config.path, .read_only = config.read_only};
   constexpr std::uint64_t kForever = std::uint64_t{24} * 3600 * 1'000'000'000;
@@ -130,7 +129,17 @@ Result<std::unique_ptr<core::FuseBackend>> StorageAndNetworks::attach_folder(con
     options.trust_cache = true;
   }
   folders_.push_back(HUSK_TRY(hostfs::Server::create(std::move(options), log_)));
-  return folders_.back()->attach(domain);
+  return folders_.back().get();
+}
+
+Result<std::unique_ptr<core::ShareBackend>> StorageAndNetworks::attach_folder(const std::string& id,
+                                                                              mem::LockDomain& domain) {
+  return HUSK_TRY(serve(id))->attach(domain);
+}
+
+Result<std::unique_ptr<core::ShareBackend>> StorageAndNetworks::attach_ninep(const std::string& id,
+                                                                             mem::LockDomain& domain) {
+  return HUSK_TRY(serve(id))->attach_ninep(domain);
 }
 
 }  // namespace husk::app

@@ -12,8 +12,8 @@
 #include "block/context.h"
 #include "block/node.h"
 #include "core/block_backend.h"
-#include "core/fuse_backend.h"
 #include "core/net_backend.h"
+#include "core/share_backend.h"
 #include "host/event_loop.h"
 #include "hostfs/server.h"
 #include "machine/config.h"
@@ -35,7 +35,9 @@ class StorageAndNetworks {
                                                            bool read_only = false);
   Result<std::unique_ptr<core::NetBackend>> attach_network(const std::string& id, mem::LockDomain& domain);
   /// Each device has a server of its own, so that two may share one folder.
-  Result<std::unique_ptr<core::FuseBackend>> attach_folder(const std::string& id, mem::LockDomain& domain);
+  Result<std::unique_ptr<core::ShareBackend>> attach_folder(const std::string& id, mem::LockDomain& domain);
+  /// The same for virtio-9p.
+  Result<std::unique_ptr<core::ShareBackend>> attach_ninep(const std::string& id, mem::LockDomain& domain);
 
   /// Of the network of this id; 1 if it has none.
   unsigned network_queues(const std::string& id) const;
@@ -43,6 +45,8 @@ class StorageAndNetworks {
  private:
   Result<std::unique_ptr<core::NetBackend>> open_network(const machine::NetdevConfig& config, mem::LockDomain& domain);
   Result<std::unique_ptr<core::NetBackend>> open_user(const machine::UserNetConfig& user, mem::LockDomain& domain);
+
+  Result<hostfs::Server*> serve(const std::string& id);
 
   host::EventLoop& loop_;
   Log& log_;

@@ -238,9 +238,28 @@ INSTANTIATE_TEST_SUITE_P(
         Malformed{{"-device", "virtio-rgn-pci"}, "(did you mean 'virtio-rng-pci'?)"},
         Malformed{{"-fsdev", "synth,id=a"}, "no file system driver 'synth'"},
         Malformed{{"-fsdev", "local,id=a"}, "lacks its id or path"},
+        Malformed{{"-fsdev", "local,id=a,path=/", "-fsdev", "local,id=a,path=/"}, "two folders 'a'"},
+        Malformed{{"-device", "virtio-9p-pci,fsdev=x,mount_tag=t"}, "which is not there"},
+        Malformed{{"-virtfs", "local,path=/"}, "needs a mount_tag"},
+        Malformed{{"-virtfs", "local,mount_tag=x"}, "lacks its path"},
+        Malformed{{"-virtfs", "local,path=/,mount_tag=x,security_model=mapped-xattr"}, "security_model=mapped-xattr"},
         Malformed{{"-fsdev", "local,id=a,path=/,security_model=mapped"}, "security_model=mapped"},
         Malformed{{"-object", "secret,id=s"}, "there is no object 'secret'"},
         Malformed{{"-object", "rng-random,id=r,filename=/etc/passwd"}, "filename=/etc/passwd"}));
+
+TEST(VirtioOptions, NinepFolders) {
+  const MachineConfig config = machine_of(
+      {"-fsdev", "local,id=f,path=/srv,security_model=none,readonly=on,multidevs=remap", "-device",
+       "virtio-9p-pci,fsdev=f,mount_tag=docs", "-virtfs", "local,path=/home,mount_tag=home,security_model=passthrough",
+       "-virtfs", "local,path=/tmp,mount_tag=tmp,id=other,readonly=on"});
+  ASSERT_EQ(config.folders.size(), 3u);
+  EXPECT_EQ(config.folders[0], (machine::SharedFolder{.id = "f", .path = "/srv", .read_only = true}));
+  EXPECT_EQ(config.folders[1], (machine::SharedFolder{.id = "home", .path = "/home"}));
+  EXPECT_EQ(config.folders[2], (machine::SharedFolder{.id = "other", .path = "/tmp", .read_only = true}));
+  EXPECT_EQ(config.virtio[0], machine::VirtioConfig(machine::Virtio9pConfig{.tag = "docs", .folder = "f"}));
+  EXPECT_EQ(config.virtio[1], machine::VirtioConfig(machine::Virtio9pConfig{.tag = "home", .folder = "home"}));
+  EXPECT_EQ(config.virtio[2], machine::VirtioConfig(machine::Virtio9pConfig{.tag = "tmp", .folder = "other"}));
+}
 
 TEST(VirtioOptions, ScsiUnitsAreOnTheirController) {
   const MachineConfig config = machine_of(

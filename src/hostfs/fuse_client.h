@@ -43,7 +43,7 @@ class FuseClient {
     port_.reset();
     server_.reset();
   }
-  core::FuseBackend& port() { return *port_; }
+  core::ShareBackend& port() { return *port_; }
   mem::LockDomain& domain() { return domain_; }
 
   struct Answer {
@@ -286,7 +286,7 @@ class FuseClient {
  private:
   struct Flight {
     Bytes in, args, out, room;
-    std::vector<core::FuseSpan> ins, outs;
+    std::vector<core::ShareSpan> ins, outs;
     Answer answer;
   };
   std::uint64_t launch(std::uint64_t unique, std::unique_ptr<Flight> flight) {
@@ -295,7 +295,7 @@ class FuseClient {
       const std::lock_guard lock(mutex_);
       flights_[unique] = std::move(flight);
     }
-    core::FuseRequest request;
+    core::ShareRequest request;
     request.in = raw->ins;
     request.out = raw->outs;
     request.completion = [this, raw](std::uint64_t written) {
@@ -312,7 +312,7 @@ class FuseClient {
   Log log_{[](LogLevel, std::string_view) {}};
   mem::LockDomain domain_;
   std::unique_ptr<Server> server_;
-  std::unique_ptr<core::FuseBackend> port_;
+  std::unique_ptr<core::ShareBackend> port_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::uint64_t, std::unique_ptr<Flight>> flights_;

@@ -95,6 +95,8 @@ class Reader {
  public:
   Reader() = default;
   explicit Reader(std::span<const std::uint8_t> bytes) : rest_(bytes) {}
+  std::uint8_t u8() { return take<std::uint8_t>(); }
+  std::uint16_t u16() { return take<std::uint16_t>(); }
   std::uint32_t u32() { return take<std::uint32_t>(); }
   std::uint64_t u64() { return take<std::uint64_t>(); }
   void skip(std::size_t count) {
@@ -145,6 +147,7 @@ class Reader {
 class Writer {
  public:
   explicit Writer(std::vector<std::uint8_t>& bytes) : bytes_(bytes) {}
+  void u8(std::uint8_t value) { bytes_.push_back(value); }
   void u16(std::uint16_t value) { put(value); }
   void u32(std::uint64_t value) { put(static_cast<std::uint32_t>(value)); }
   void u64(std::uint64_t value) { put(value); }

@@ -181,6 +181,22 @@ Outcome<std::uint32_t> NodeTable::new_slot() {
   return slot;
 }
 
+bool NodeTable::hold(NodeId id) {
+  const std::lock_guard lock(mutex_);
+  Node* const node = find(id);
+  if (!node) return false;
+  ++node->lookups;
+  return true;
+}
+
+Outcome<Location> NodeTable::location(NodeId id) const {
+  const std::lock_guard lock(mutex_);
+  if (id == fuse::kRootId) return Location{fuse::kRootId, {}};
+  const Node* const node = find(id);
+  if (!node || !node->location.parent) return std::unexpected(ESTALE);
+  return node->location;
+}
+
 void NodeTable::forget(NodeId id, std::uint64_t count) {
   const std::lock_guard lock(mutex_);
   Node* const node = find(id);

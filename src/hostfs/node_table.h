@@ -64,7 +64,11 @@ class NodeTable {
   Outcome<Entry> look_up(NodeId parent, const std::string& name);
   /// The same for a file without a name (O_TMPFILE), which keeps the descriptor.
   Outcome<Entry> adopt(FdRef fd);
+  /// Counts one more look-up of a node that the guest knows. False if it does not.
+  bool hold(NodeId id);
   void forget(NodeId id, std::uint64_t count);
+  /// Where it was seen last; the root is in itself, under no name. ESTALE if it has no name any more.
+  Outcome<Location> location(NodeId id) const;
   /// Forgets all but the root.
   void clear();
 

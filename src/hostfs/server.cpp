@@ -36,44 +36,7 @@ rlim_t descriptor_limit() {
   return std::min(limit.rlim_cur, kWantedDescriptors);
 }
 
-/// Copies from a list of spans; returns how many bytes there were.
-std::size_t gather(std::span<const core::FuseSpan> from, std::uint64_t offset, std::span<std::uint8_t> into) {
-  std::size_t done = 0;
-  for (const core::FuseSpan& span : from) {
-    if (offset >= span.size()) {
-      offset -= span.size();
-      continue;
-    }
-    const std::size_t count = std::min<std::size_t>(span.size() - offset, into.size() - done);
-    std::copy_n(span.data() + offset, count, into.data() + done);
-    done += count;
-    offset = 0;
-    if (done == into.size()) break;
-  }
-  return done;
-}
-
-void scatter(std::span<const core::FuseSpan> into, std::uint64_t offset, std::span<const std::uint8_t> from) {
-  for (const core::FuseSpan& span : into) {
-    if (offset >= span.size()) {
-      offset -= span.size();
-      continue;
-    }
-    const std::size_t count = std::min<std::size_t>(span.size() - offset, from.size());
-    std::copy_n(from.data(), count, span.data() + offset);
-    from = from.subspan(count);
-    offset = 0;
-    if (from.empty()) return;
-  }
-}
-
-std::uint64_t total(std::span<const core::FuseSpan> spans) {
-  std::uint64_t bytes = 0;
-  for (const core::FuseSpan& span : spans) bytes += span.size();
-  return bytes;
-}
-
-void put_header(std::span<const core::FuseSpan> out, std::uint64_t length, int error, std::uint64_t unique) {
+void put_header(std::span<const core::ShareSpan> out, std::uint64_t length, int error, std::uint64_t unique) {
   std::array<std::uint8_t, fuse::kOutHeader> header;
   store_le<std::uint32_t>(&header[0], static_cast<std::uint32_t>(length));
   store_le<std::uint32_t>(&header[4], static_cast<std::uint32_t>(-error));
@@ -123,6 +86,10 @@ Result<std::unique_ptr<Server>> Server::create(ServerOptions options, Log& log) 
 }
 Server::~Server() = default;
 
+std::unique_ptr<core::ShareBackend> Server::attach(mem::LockDomain& domain) {
+  return make_port(impl_, domain, impl_->options().threads);
+}
+
 Result<std::shared_ptr<Server::Impl>> Server::Impl::create(ServerOptions options, Log&) {
   host::UniqueFd root(::open(options.root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!root) return fail_errno(errno, "cannot share the directory " + options.root);
@@ -160,19 +127,33 @@ Server::Impl::Impl(ServerOptions options, std::unique_ptr<NodeTable> nodes, Node
       handles_(std::make_unique<HandleTable>(handles)),
       recent_(recent) {}
 
-std::pair<std::uint64_t, fuse::Op> Server::Impl::identify(const core::FuseRequest& request) {
+Protocol::Identity Server::Impl::identify(const core::ShareRequest& request) const {
   std::array<std::uint8_t, 16> start{};
   gather(request.in, 0, start);
-  return {load_le<std::uint64_t>(&start[8]), static_cast<fuse::Op>(load_le<std::uint32_t>(&start[4]))};
+  Identity who{.id = load_le<std::uint64_t>(&start[8])};
+  switch (static_cast<fuse::Op>(load_le<std::uint32_t>(&start[4]))) {
+    case fuse::Op::interrupt: {
+      std::array<std::uint8_t, 8> about{};
+      who.effect = Effect::cancels;
+      gather(request.in, fuse::kInHeader, about);
+      who.about = load_le<std::uint64_t>(about.data());
+      break;
+    }
+    case fuse::Op::setlk:
+    case fuse::Op::flush:
+    case fuse::Op::release: who.effect = Effect::frees_locks; break;
+    default: break;
+  }
+  return who;
 }
 
-std::uint64_t Server::Impl::refuse(const core::FuseRequest& request, std::uint64_t unique, int error) {
+std::uint64_t Server::Impl::refuse(const core::ShareRequest& request, std::uint64_t unique, int error) const {
   if (total(request.out) < fuse::kOutHeader) return 0;
   put_header(request.out, fuse::kOutHeader, error, unique);
   return fuse::kOutHeader;
 }
 
-Server::Impl::Answer Server::Impl::handle(const core::FuseRequest& request, Scratch& scratch, bool may_block) {
+Protocol::Answer Server::Impl::handle(const core::ShareRequest& request, Scratch& scratch, bool may_block) {
   std::array<std::uint8_t, fuse::kInHeader> header;
   const std::uint64_t in_bytes = total(request.in);
   if (gather(request.in, 0, header) != header.size()) return {};
@@ -313,9 +294,7 @@ int Server::Impl::init(Call& call) {
                          fuse::kMaxPages | fuse::kCacheSymlinks | fuse::kKillPrivV2 | fuse::kInitExt;
   if (locks_on_host()) wanted |= fuse::kPosixLocks | fuse::kFlockLocks;
   if (options_.read_only && options_.trust_cache) wanted |= fuse::kNoOpen | fuse::kNoOpendir;
-  reset();
-  features_ = wanted & offered;
-  session_open_ = true;
+  begin(wanted & offered);
   out.u32(readahead);
   out.u32(features_);
   out.u16(64);  // max_background: requests that no process waits for
@@ -327,6 +306,12 @@ int Server::Impl::init(Call& call) {
   out.u32(features_ >> 32);
   out.zeroes(28);
   return 0;
+}
+
+void Server::Impl::begin(std::uint64_t features) {
+  reset();
+  features_ = features;
+  session_open_ = true;
 }
 
 void Server::Impl::reset() {

@@ -1,4 +1,4 @@
-// husk: serves a directory of the host as a FUSE file system, within this process and without any rights
+// husk: serves a directory of the host to a guest, by FUSE or 9P, within this process and without any rights
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 #include "base/log.h"
 #include "base/result.h"
-#include "core/fuse_backend.h"
+#include "core/share_backend.h"
 #include "mem/lock_domain.h"
 
 namespace husk::hostfs {
@@ -59,13 +59,15 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  /// The server's end for a device whose lock domain is `domain`. Must go before the server does, and before the
-  /// guest's memory; nothing may be submitted any more when it goes.
-  std::unique_ptr<core::FuseBackend> attach(mem::LockDomain& domain);
+  /// The server's end for a device whose lock domain is `domain`, asked by the FUSE protocol. Must go before the server
+  /// does, and before the guest's memory; nothing may be submitted any more when it goes.
+  std::unique_ptr<core::ShareBackend> attach(mem::LockDomain& domain);
+  /// The same, asked by 9P2000.L.
+  std::unique_ptr<core::ShareBackend> attach_ninep(mem::LockDomain& domain);
 
  private:
   class Impl;
-  class Port;
+  friend class Ninep;
   explicit Server(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
   std::shared_ptr<Impl> impl_;
 };

@@ -29,8 +29,8 @@ int host_open_flags(std::uint32_t guest) {
 /// [skip, skip+count) of the spans, as the system calls take it.
 class Vector {
  public:
-  Vector(std::span<const core::FuseSpan> spans, std::uint64_t skip, std::uint64_t count) {
-    for (const core::FuseSpan& span : spans) {
+  Vector(std::span<const core::ShareSpan> spans, std::uint64_t skip, std::uint64_t count) {
+    for (const core::ShareSpan& span : spans) {
       if (skip >= span.size()) {
         skip -= span.size();
         continue;
@@ -247,7 +247,7 @@ int Server::Impl::read(Call& call) {
   if (!file) return file.error();
   if (!is_position(offset, size)) return EINVAL;
   const int fd = (*file)->fd.get();
-  Vector into(call.out, fuse::kOutHeader, size);
+  Vector into(call.out, call.data_out, size);
   std::uint64_t done = 0;
   while (into.bytes()) {
     const ssize_t count = ::preadv2(fd, into.data(), into.count(), static_cast<off_t>(offset + done),
@@ -276,7 +276,7 @@ int Server::Impl::write(Call& call) {
   const std::uint32_t size = call.args.u32();
   const std::uint32_t flags = call.args.u32();
   call.args.skip(16);
-  if (!call.args.ok() || size > call.in_bytes - fuse::kInHeader - fuse::kWriteIn || !is_position(offset, size))
+  if (!call.args.ok() || size > call.in_bytes - std::min(call.in_bytes, call.data_in) || !is_position(offset, size))
     return EINVAL;
   const auto file = file_of(call, handle, false);
   if (!file) return file.error();
@@ -285,7 +285,7 @@ int Server::Impl::write(Call& call) {
   if (flags & fuse::kWriteKillSuidgid)
     if (const int error = drop_privilege_bits(fd)) return error;
   const bool append = ((*file)->flags & fuse::kOpenAppend) && !(flags & fuse::kWriteCache);
-  Vector from(call.in, fuse::kInHeader + fuse::kWriteIn, size);
+  Vector from(call.in, call.data_in, size);
   std::uint64_t done = 0;
   while (from.bytes()) {
     const ssize_t count =

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <map>
 #include <mutex>
 #include <string>
@@ -11,6 +12,7 @@
 #include "hostfs/fuse_protocol.h"
 #include "hostfs/node_table.h"
 #include "hostfs/open_files.h"
+#include "hostfs/port.h"
 #include "hostfs/server.h"
 
 namespace husk::hostfs {
@@ -25,10 +27,6 @@ class ProcPath {
   std::array<char, 32> text_;
 };
 
-/// Not errors: how a request goes on.
-inline constexpr int kLater = -1;   ///< it may take long: once more, where that does no harm
-inline constexpr int kLocked = -2;  ///< it waits for a lock
-
 /// One request on its way. Handlers return 0, a positive errno, or one of the two above.
 struct Call {
   std::uint64_t unique = 0;
@@ -36,36 +34,38 @@ struct Call {
   std::uint32_t uid = 0, gid = 0;
   fuse::Reader args;
   fuse::Writer reply;
-  std::span<const core::FuseSpan> in, out;
+  std::span<const core::ShareSpan> in, out;
   std::uint64_t in_bytes = 0, out_bytes = 0;  ///< in all spans
-  std::uint64_t placed = 0;                   ///< bytes that a READ put into `out` behind the header
+  std::uint64_t placed = 0;                   ///< bytes that a READ put into `out`
+  /// Where the data of a WRITE begin in `in`, and those of a READ in `out`.
+  std::uint64_t data_in = fuse::kInHeader + fuse::kWriteIn, data_out = fuse::kOutHeader;
   bool may_block = false;
   bool no_answer = false;
 };
 
-/// Memory that is kept from one request to the next.
-struct Scratch {
-  std::vector<std::uint8_t> in, reply;
-};
-
-class Server::Impl {
+/// Its handlers are those of FUSE's operations; other protocols are translated into them.
+class Server::Impl final : public Protocol {
  public:
   static Result<std::shared_ptr<Impl>> create(ServerOptions options, Log& log);
 
-  struct Answer {
-    int outcome = 0;  ///< 0: written; kLater; kLocked
-    std::uint64_t written = 0;
-  };
-  Answer handle(const core::FuseRequest& request, Scratch& scratch, bool may_block);
-  /// Writes an answer without results.
-  static std::uint64_t refuse(const core::FuseRequest& request, std::uint64_t unique, int error);
-  /// The number of a request, and what it is.
-  static std::pair<std::uint64_t, fuse::Op> identify(const core::FuseRequest& request);
+  // Protocol
+  Identity identify(const core::ShareRequest& request) const override;
+  Answer handle(const core::ShareRequest& request, Scratch& scratch, bool may_block) override;
+  std::uint64_t refuse(const core::ShareRequest& request, std::uint64_t unique, int error) const override;
+  std::uint64_t refuse_cancelled(const core::ShareRequest& request, std::uint64_t unique) const override {
+    return refuse(request, unique, EINTR);
+  }
+  bool cancellation_is_last() const override { return false; }
+  void reset() override;
+  std::vector<std::uint8_t> save() const override;
+  Status load(std::span<const std::uint8_t> state) override;
 
-  void reset();
-  std::vector<std::uint8_t> save() const;
-  Status load(std::span<const std::uint8_t> state);
+  // ---- for other protocols ----
   const ServerOptions& options() const { return options_; }
+  NodeTable& nodes() { return *nodes_; }
+  /// Begins a session with these of INIT's features, ending one that is open.
+  void begin(std::uint64_t features);
+  int dispatch(fuse::Op op, Call& call);
 
  private:
   struct LockOwner {
@@ -76,7 +76,6 @@ class Server::Impl {
 
   Impl(ServerOptions options, std::unique_ptr<NodeTable> nodes, NodeTable::Limits limits, std::size_t handles,
        std::size_t recent);
-  int dispatch(fuse::Op op, Call& call);
   /// True for operations that a read-only share refuses.
   static bool changes_something(fuse::Op op);
 

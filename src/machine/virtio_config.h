@@ -116,14 +116,6 @@ struct VirtioConsoleConfig {
   bool operator==(const VirtioConsoleConfig&) const = default;
 };
 
-struct Virtio9pConfig {
-  VirtioPlace place = {};
-  std::string tag = {};
-  std::string path = {};
-  bool read_only = false;
-  bool operator==(const Virtio9pConfig&) const = default;
-};
-
 /// A folder of the host as a file system that the guest mounts by its tag: `mount -t virtiofs TAG DIRECTORY`.
 struct VirtioFsConfig {
   VirtioPlace place = {};
@@ -132,6 +124,14 @@ struct VirtioFsConfig {
   unsigned queues = 1;      ///< for requests
   std::uint16_t queue_size = 512;
   bool operator==(const VirtioFsConfig&) const = default;
+};
+
+/// The same by 9P: `mount -t 9p -o trans=virtio,version=9p2000.L TAG DIRECTORY`.
+struct Virtio9pConfig {
+  VirtioPlace place = {};
+  std::string tag = {};
+  std::string folder = {};  ///< id of a SharedFolder
+  bool operator==(const Virtio9pConfig&) const = default;
 };
 
 struct VirtioBalloonConfig {

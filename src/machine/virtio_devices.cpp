@@ -263,9 +263,17 @@ Status VirtioDevices::make(Attached& attached, const VirtioConsoleConfig& config
                                          virtio::Console::Config{.id = id, .ring = ring_options(config.place)}));
   return {};
 }
-Status VirtioDevices::make(Attached&, const Virtio9pConfig&, const VirtioSpec&, const std::string& id) {
-  return std::unexpected(Error{fmt::format("{}: husk has no virtio-9p device yet", id),
-                               "share the folder by -device virtio-fs-pci,fsdev=ID,tag=NAME"});
+Status VirtioDevices::make(Attached& attached, const Virtio9pConfig& config, const VirtioSpec& spec,
+                           const std::string& id) {
+  if (!spec.fs) return fail("{} has no folder", id);
+  attached.fs = HUSK_TRY(spec.fs(*attached.domain, id));
+  keep(attached, HUSK_TRY(virtio::Fs::create(environment(attached), *attached.fs,
+                                             {.id = id,
+                                              .protocol = virtio::Fs::Protocol::ninep,
+                                              .tag = config.tag,
+                                              .queue_size = 128,
+                                              .ring = ring_options(config.place)})));
+  return {};
 }
 Status VirtioDevices::make(Attached& attached, const VirtioBalloonConfig& config, const VirtioSpec&,
                            const std::string& id) {

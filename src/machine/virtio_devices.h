@@ -9,7 +9,7 @@
 #include "accel/accel.h"
 #include "core/backends.h"
 #include "core/block_backend.h"
-#include "core/fuse_backend.h"
+#include "core/share_backend.h"
 #include "core/net_backend.h"
 #include "core/vsock_backend.h"
 #include "devices/pci/bus.h"
@@ -34,7 +34,7 @@ struct VirtioSpec {
   std::vector<BackendFactory<core::BlockBackend>> units = {};  ///< of a SCSI controller; null: no medium
   BackendFactory<core::NetBackend> net = {};
   unsigned net_queues = 1;  ///< queue pairs of the card
-  BackendFactory<core::FuseBackend> fs = {};
+  BackendFactory<core::ShareBackend> fs = {};
   BackendFactory<core::VsockBackend> vsock = {};
   std::vector<BackendFactory<core::CharBackend>> ports = {};
 };
@@ -78,7 +78,7 @@ class VirtioDevices {
     std::unique_ptr<core::BlockBackend> block;
     std::vector<std::unique_ptr<core::BlockBackend>> units;
     std::unique_ptr<core::NetBackend> net;
-    std::unique_ptr<core::FuseBackend> fs;
+    std::unique_ptr<core::ShareBackend> fs;
     std::unique_ptr<core::VsockBackend> vsock;
     std::unique_ptr<core::Device> device;
     devices::virtio::VirtioDevice* virtio = nullptr;

@@ -727,6 +727,7 @@ class Help(Case):
             "-drive": (plain, [f"file={disk},format=raw,if=virtio,id=d,cache=none,readonly=on"]),
             "-blockdev": (plain, [f"driver=raw,node-name=d,file.driver=file,file.filename={disk}"]),
             "-fsdev": (plain, [f"local,id=f,path={self.directory},readonly=on,security_model=none"]),
+            "-virtfs": (plain, [f"local,path={self.directory},mount_tag=t,security_model=none"]),
             "-object": (plain, ["rng-random,id=r,filename=/dev/urandom"]), "-nodefaults": (plain, []),
             "-global": (plain, ["kvm-pit.lost_tick_policy=discard"]),
             "-no-user-config": (plain, []), "-no-fd-bootchk": (plain, []), "-no-reboot": (plain, []),

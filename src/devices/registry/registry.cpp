@@ -39,8 +39,8 @@
 #include "devices/virtio/scsi.h"
 #include "devices/virtio/vsock.h"
 #include "testing/fake_block.h"
-#include "testing/fake_fuse.h"
 #include "testing/fake_net.h"
+#include "testing/fake_share.h"
 #include "testing/fake_vsock.h"
 
 namespace husk::devices {
@@ -522,10 +522,14 @@ struct VirtioBalloonRig : VirtioRig<virtio::Balloon> {
     dut->set_target(static_cast<std::uint32_t>(value >> 8));
   }
 };
+template <virtio::Fs::Protocol kProtocol>
 struct VirtioFsRig : VirtioRig<virtio::Fs> {
   explicit VirtioFsRig(TestMachine& m) : VirtioRig(m) {
     attach(taken(virtio::Fs::create(environment(), server,
-                                    {.tag = "share", .queues = 2, .ring = {.packed = true, .in_order = true}})));
+                                    {.protocol = kProtocol,
+                                     .tag = "share",
+                                     .queues = kProtocol == virtio::Fs::Protocol::fuse ? 2u : 1u,
+                                     .ring = {.packed = true, .in_order = true}})));
   }
   ~VirtioFsRig() override { server.drain(); }
   void outside(std::uint64_t value) override {
@@ -534,7 +538,7 @@ struct VirtioFsRig : VirtioRig<virtio::Fs> {
     if (!server.held.empty()) server.complete((value >> 24) % server.held.size());
     server.requests.clear();
   }
-  testing::FakeFuse server;
+  testing::FakeShare server;
 };
 struct VirtioVsockRig : VirtioRig<virtio::Vsock> {
   explicit VirtioVsockRig(TestMachine& m) : VirtioRig(m) {
@@ -698,6 +702,12 @@ constexpr DeviceKind kKinds[] = {
      state::schema<ResetControlState>},
     {"rtc-mc146818", "real-time clock and CMOS RAM", kRtcPorts, {}, build<RtcRig>, state::schema<RtcState>},
     {"uart16550", "PC16550D serial port", kSerialPorts, {}, build<SerialRig>, state::schema<Uart16550::State>},
+    {"virtio-9p",
+     "virtio shared file system by 9P",
+     {},
+     kVirtioMmio,
+     build<VirtioFsRig<virtio::Fs::Protocol::ninep>>,
+     state::schema<virtio::FsState>},
     {"virtio-balloon",
      "virtio memory balloon",
      {},
@@ -711,7 +721,12 @@ constexpr DeviceKind kKinds[] = {
      kVirtioMmio,
      build<VirtioConsoleRig>,
      state::schema<virtio::ConsoleState>},
-    {"virtio-fs", "virtio shared file system", {}, kVirtioMmio, build<VirtioFsRig>, state::schema<virtio::FsState>},
+    {"virtio-fs",
+     "virtio shared file system",
+     {},
+     kVirtioMmio,
+     build<VirtioFsRig<virtio::Fs::Protocol::fuse>>,
+     state::schema<virtio::FsState>},
     {"virtio-mmio",
      "virtio transport over MMIO",
      {},

@@ -5,7 +5,7 @@
 
 #include "base/bits.h"
 #include "devices/virtio/mmio.h"
-#include "testing/fake_fuse.h"
+#include "testing/fake_share.h"
 #include "testing/virtio_driver.h"
 
 namespace husk::devices::virtio {
@@ -22,7 +22,7 @@ struct FsTest : ::testing::Test {
     ASSERT_TRUE(driver.begin(VirtioDriver::kVersion1, config.queues + 1, 16));
   }
   testing::TestMachine machine;
-  testing::FakeFuse server;
+  testing::FakeShare server;
   std::unique_ptr<Fs> fs;
   std::unique_ptr<MmioTransport> transport;
   VirtioDriver driver{machine, kBase};
@@ -44,6 +44,24 @@ TEST_F(FsTest, RefusesBadTagsAndNumbers) {
   EXPECT_TRUE(Fs::create(environment, server, {.tag = std::string(36, 'x')}));
   EXPECT_FALSE(Fs::create(environment, server, {.tag = "x", .queues = 0}));
   EXPECT_FALSE(Fs::create(environment, server, {.tag = "x", .queue_size = 100}));
+  EXPECT_FALSE(Fs::create(environment, server, {.protocol = Fs::Protocol::ninep, .tag = std::string(33, 'x')}));
+  EXPECT_FALSE(Fs::create(environment, server, {.protocol = Fs::Protocol::ninep, .tag = "x", .queues = 2}));
+}
+
+TEST_F(FsTest, NinepHasOneQueueAndItsTag) {
+  fs =
+      Fs::create({machine.memory, machine.clock, machine.log}, server, {.protocol = Fs::Protocol::ninep, .tag = "docs"})
+          .value();
+  transport = MmioTransport::create({machine.memory_space, nullptr, machine.lines.line(5), *fs}, "m", kBase).value();
+  EXPECT_EQ(driver.read(8), 9u);
+  EXPECT_EQ(driver.offered() & 1, 1u) << "VIRTIO_9P_MOUNT_TAG";
+  ASSERT_TRUE(driver.begin(VirtioDriver::kVersion1 | 1, 1, 16));
+  EXPECT_EQ(driver.config(0, 2), 4u);
+  std::string tag;
+  for (unsigned i = 0; i < 4; ++i) tag.push_back(static_cast<char>(driver.config(2 + i, 1)));
+  EXPECT_EQ(tag, "docs");
+  const Bytes request{1, 2, 3};
+  EXPECT_EQ(driver.request(0, request, 64), request);
 }
 
 TEST_F(FsTest, CarriesRequestsOfEveryQueueAndTheirAnswers) {

@@ -35,12 +35,12 @@ def newc(name, mode, data=b"", rdev=(0, 0)):
     return entry + data + b"\0" * (-len(data) % 4)
 
 
-def make_initramfs(script):
+def make_initramfs(script, kernel="cloud"):
     parts = [newc(folder, 0o040755) for folder in ("bin", "dev", "proc", "sys", "mod", "tmp", "mnt")]
     parts.append(newc("dev/console", 0o020600, rdev=(5, 1)))
     parts.append(newc("bin/busybox", 0o100755, (CACHE / "busybox").read_bytes()))
     parts += [newc("bin/" + applet, 0o120777, b"busybox") for applet in APPLETS]
-    found = {path.stem.replace("_", "-"): path for path in (CACHE / "cloud/modules").rglob("*.ko")}
+    found = {path.stem.replace("_", "-"): path for path in (CACHE / kernel / "modules").rglob("*.ko")}
     names = [name for name in MODULES if name.replace("_", "-") in found]
     parts += [newc(f"mod/{name}.ko", 0o100644, found[name.replace("_", "-")].read_bytes()) for name in names]
     lines = ["#!/bin/sh", "mount -t devtmpfs dev /dev", "mount -t proc proc /proc", "mount -t sysfs sys /sys",
@@ -77,18 +77,18 @@ def iso9660(name, content):
     return bytes(16 * 2048) + bytes(volume) + end + root.ljust(2048, b"\0") + content.ljust((blocks - file_block) * 2048, b"\0")
 
 
-def guest_command(initrd, script, arguments, smp, append):
-    initrd.write(make_initramfs(script))
+def guest_command(initrd, script, arguments, smp, append, kernel="cloud"):
+    initrd.write(make_initramfs(script, kernel))
     initrd.flush()
-    return [HUSK, "qemu", "-kernel", str(CACHE / "cloud/vmlinuz"), "-initrd", initrd.name, "-m", "256", "-smp", str(smp),
+    return [HUSK, "qemu", "-kernel", str(CACHE / kernel / "vmlinuz"), "-initrd", initrd.name, "-m", "256", "-smp", str(smp),
             "-append", "console=ttyS0 quiet panic=-1 " + append, "-display", "none", "-no-reboot", "-cpu", "max",
             "-serial", "stdio", *arguments]
 
 
-def guest(script, *arguments, smp=1, append=""):
+def guest(script, *arguments, smp=1, append="", kernel="cloud"):
     """Boots, runs the script, and returns what was printed."""
     with tempfile.NamedTemporaryFile(suffix=".cpio") as initrd:
-        command = guest_command(initrd, script, arguments, smp, append)
+        command = guest_command(initrd, script, arguments, smp, append, kernel)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT)
     text = done.stdout.decode(errors="replace")
     if os.environ.get("HUSK_SHOW"):
@@ -96,7 +96,7 @@ def guest(script, *arguments, smp=1, append=""):
     return done.returncode, text
 
 
-class Virtio(unittest.TestCase):
+class Guest(unittest.TestCase):
     def check(self, result):
         status, text = result
         self.assertEqual(status, 0, text[-3000:])
@@ -105,6 +105,8 @@ class Virtio(unittest.TestCase):
             self.assertNotIn(bad, text)
         return text
 
+
+class Virtio(Guest):
     def test_rng_gives_bytes_that_differ(self):
         text = self.check(guest("cat /sys/class/misc/hw_random/rng_available; cat /sys/bus/pci/devices/*/device\n"
                                 "for i in 1 2; do dd if=/dev/hwrng bs=64 count=4 2>/dev/null | sha256sum | sed 's/^/sum /'; done",
@@ -308,6 +310,10 @@ class Virtio(unittest.TestCase):
         self.assertIn("3 packets received", text)
         self.assertIn(hashlib.sha256(Handler.body).hexdigest(), text)
 
+
+class Folders:
+    """What a folder of the host does in a guest, by whatever protocol."""
+
     def in_share(self, script, *options, device="", smp=1, prepare=None):
         """Runs the script in a guest with a folder mounted at /mnt; returns what was printed, and the folder."""
         folder = tempfile.TemporaryDirectory()
@@ -316,9 +322,9 @@ class Virtio(unittest.TestCase):
         root.mkdir()
         if prepare:
             prepare(root)
-        text = self.check(guest("mount -t virtiofs files /mnt || echo NOT-MOUNTED\n" + script,
-                                "-fsdev", ",".join(["local,id=f,path=" + str(root), *options]),
-                                "-device", "virtio-fs-pci,fsdev=f,tag=files" + device, smp=smp))
+        text = self.check(guest(f"mount {self.MOUNT} files /mnt || echo NOT-MOUNTED\n" + script,
+                                "-fsdev", ",".join(["local,id=f,path=" + str(root), *self.options(options)]),
+                                "-device", self.DEVICE + self.properties(device), smp=smp, kernel=self.KERNEL))
         self.assertNotIn("NOT-MOUNTED", text)
         return text.replace("\r", ""), root
 
@@ -397,6 +403,56 @@ class Virtio(unittest.TestCase):
         self.assertEqual((root / "etc/file").read_text(), "lower")
         self.assertTrue((root / "gone/499").exists())
         self.assertFalse((root / "new").exists())
+
+
+class VirtioFs(Folders, Guest):
+    KERNEL, MOUNT, DEVICE = "cloud", "-t virtiofs", "virtio-fs-pci,fsdev=f,tag=files"
+
+    def options(self, options):
+        return options
+
+    def properties(self, device):
+        return device
+
+
+class Ninep(Folders, Guest):
+    # Debian's cloud kernel has no 9p.
+    KERNEL, MOUNT = "generic", "-t 9p -o trans=virtio,version=9p2000.L,msize=262144"
+    DEVICE = "virtio-9p-pci,fsdev=f,mount_tag=files"
+
+    def options(self, options):
+        return [option for option in options if not option.startswith("cache=")]
+
+    def properties(self, device):
+        return device.replace(",num-request-queues=2", "")
+
+    def test_virtfs_makes_folder_and_device(self):
+        with tempfile.TemporaryDirectory() as folder:
+            text = self.check(guest("mount -t 9p -o trans=virtio,ro tag /mnt; cat /mnt/file; stat -f -c %t /mnt; echo x > /mnt/new",
+                                    "-virtfs", f"local,path={self.filled(folder)},mount_tag=tag,security_model=none,readonly=on",
+                                    kernel=self.KERNEL))
+            self.assertIn("content", text)
+            self.assertIn("1021997", text)
+            self.assertFalse(os.path.exists(folder + "/new"))
+
+    def filled(self, folder):
+        pathlib.Path(folder, "file").write_text("content")
+        return folder
+
+    def test_transfers_of_every_size_and_cache_mode(self):
+        content = random.Random(5).randbytes((8 << 20) + 77)
+        for options in ("msize=4096", "msize=1048576", "msize=131072,cache=loose", "msize=500000,cache=mmap"):
+            with self.subTest(options), tempfile.TemporaryDirectory() as folder:
+                pathlib.Path(folder, "big").write_bytes(content)
+                text = self.check(guest(
+                    f"mount -t 9p -o trans=virtio,version=9p2000.L,{options} tag /mnt && sha256sum < /mnt/big && cp /mnt/big /mnt/copy\n"
+                    "dd if=/mnt/big of=/mnt/odd bs=100003 2>/dev/null; umount /mnt && echo UNMOUNTED",
+                    "-virtfs", f"local,path={folder},mount_tag=tag", kernel=self.KERNEL))
+                self.assertIn("UNMOUNTED", text)
+                self.assertIn(hashlib.sha256(content).hexdigest(), text)
+                for name in ("copy", "odd"):
+                    self.assertEqual(hashlib.sha256(pathlib.Path(folder, name).read_bytes()).digest(),
+                                     hashlib.sha256(content).digest(), name)
 
 
 if __name__ == "__main__":

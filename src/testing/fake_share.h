@@ -5,15 +5,15 @@
 #include <deque>
 #include <vector>
 
-#include "core/fuse_backend.h"
+#include "core/share_backend.h"
 
 namespace husk::testing {
 
-class FakeFuse final : public core::FuseBackend {
+class FakeShare final : public core::ShareBackend {
  public:
-  void submit(core::FuseRequest request) override {
+  void submit(core::ShareRequest request) override {
     std::vector<std::uint8_t> bytes;
-    for (const core::FuseSpan& span : request.in) bytes.insert(bytes.end(), span.begin(), span.end());
+    for (const core::ShareSpan& span : request.in) bytes.insert(bytes.end(), span.begin(), span.end());
     requests.push_back(std::move(bytes));
     if (hold)
       held.push_back({requests.back(), std::move(request)});
@@ -42,7 +42,7 @@ class FakeFuse final : public core::FuseBackend {
   static constexpr std::size_t kMostSession = 1024;
   struct Held {
     std::vector<std::uint8_t> bytes;
-    core::FuseRequest request;
+    core::ShareRequest request;
   };
   std::vector<std::vector<std::uint8_t>> requests;
   std::deque<Held> held;
@@ -54,7 +54,7 @@ class FakeFuse final : public core::FuseBackend {
   /// As much of what was sent as fits.
   static void answer(Held one) {
     std::uint64_t written = 0;
-    for (const core::FuseSpan& span : one.request.out) {
+    for (const core::ShareSpan& span : one.request.out) {
       const std::size_t count = std::min<std::size_t>(span.size(), one.bytes.size() - written);
       std::copy_n(one.bytes.begin() + static_cast<std::ptrdiff_t>(written), count, span.begin());
       written += count;

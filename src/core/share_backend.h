@@ -11,25 +11,25 @@
 namespace husk::core {
 
 /// A piece of guest memory. The guest may change it at any time: read what is decided on once.
-using FuseSpan = std::span<std::uint8_t>;
+using ShareSpan = std::span<std::uint8_t>;
 
 /// One request of the FUSE protocol (Linux' include/uapi/linux/fuse.h), little-endian.
-struct FuseRequest {
+struct ShareRequest {
   /// What the guest sent: fuse_in_header, arguments, data. Only read.
-  std::span<const FuseSpan> in;
+  std::span<const ShareSpan> in;
   /// Where the answer goes: fuse_out_header, results, data. Lists and memory stay valid until the completion is called.
-  std::span<const FuseSpan> out;
+  std::span<const ShareSpan> out;
   /// Called exactly once, possibly before submit() returns: how many bytes of `out` were written, from its start on. 0:
   /// there is no answer (FORGET), or what came was no request.
   std::move_only_function<void(std::uint64_t written)> completion;
 };
 
 /// A FUSE server for one device. Calls and completions with the device's lock domain held, on any thread.
-class FuseBackend {
+class ShareBackend {
  public:
   /// Only after drain().
-  virtual ~FuseBackend() = default;
-  virtual void submit(FuseRequest request) = 0;
+  virtual ~ShareBackend() = default;
+  virtual void submit(ShareRequest request) = 0;
   /// The driver is gone: forgets everything that it looked up, opened and locked. Requests under way still complete,
   /// soon.
   virtual void reset() = 0;

@@ -217,7 +217,15 @@ Result<std::vector<KernelModule>> CommandRun::find_modules(const machine::Machin
     tree = HUSK_TRY(ModuleTree::open(command_.modules));
   // Without modules anywhere, all of it must be built in; the guest's program says what is not.
   if (!tree) return std::vector<KernelModule>{};
-  std::vector<std::string_view> wanted = {"virtio_pci", "virtio_console", "virtiofs", "overlay"};
+  std::vector<std::string_view> wanted = {"virtio_pci", "virtio_console", "overlay"};
+  const auto lacks = [&](std::string_view name) {
+    return tree->knows_builtin() && !tree->is_builtin(name) && !tree->has_module(name);
+  };
+  ninep_ = lacks("virtiofs") && !lacks("9p") && !lacks("9pnet_virtio");
+  if (ninep_)
+    wanted.insert(wanted.end(), {"9pnet_virtio", "9p"});
+  else
+    wanted.push_back("virtiofs");
   if (disk_count(config) > 0) wanted.push_back("virtio_blk");
   if (scsi_count(config, false) || scsi_count(config, true)) wanted.push_back("virtio_scsi");
   if (scsi_count(config, false)) wanted.push_back("sd_mod");
@@ -228,11 +236,12 @@ Result<std::vector<KernelModule>> CommandRun::find_modules(const machine::Machin
       }))
     wanted.push_back("vmw_vsock_virtio_transport");
   for (const std::string_view name : wanted)
-    if (tree->knows_builtin() && !tree->is_builtin(name) && !tree->has_module(name))
+    if (lacks(name))
       return std::unexpected(
           Error{fmt::format("the kernel '{}' has no {}, neither built in nor in {}", config.boot.kernel, name,
                             tree->directory()),
-                "take a kernel with CONFIG_VIRTIO_PCI, VIRTIO_CONSOLE, VIRTIO_FS and OVERLAY_FS, or run without a "
+                "take a kernel with CONFIG_VIRTIO_PCI, VIRTIO_CONSOLE, VIRTIO_FS (or NET_9P_VIRTIO and 9P_FS) and "
+                "OVERLAY_FS, or run without a "
                 "command"});
   // modprobe(8) shall find in the guest what depmod(8) has prepared.
   const std::string place = "/lib/modules/" + version;
@@ -258,6 +267,7 @@ std::string CommandRun::describe(const machine::MachineConfig& config, std::span
     text += '\0';
   };
   for (const KernelModule& module : modules) add("module", fmt::format("/modules/{}.ko", module.name));
+  if (ninep_) flag("9p");
   add("root", kRootTag);
   if (!command_.overlay.empty()) add("upper", kUpperTag);
   // A working directory in one of these is the host's, unless it is shared.
@@ -335,10 +345,14 @@ std::vector<machine::VirtioSpec> CommandRun::devices() {
   streams.config = console;
   specs.push_back(std::move(streams));
   for (const Served& served : served_) {
-    machine::VirtioSpec spec{.config = machine::VirtioFsConfig{.tag = served.tag}};
-    spec.fs = [server = served.server.get()](mem::LockDomain& domain,
-                                             const std::string&) -> Result<std::unique_ptr<core::ShareBackend>> {
-      return server->attach(domain);
+    machine::VirtioSpec spec;
+    if (ninep_)
+      spec.config = machine::Virtio9pConfig{.tag = served.tag};
+    else
+      spec.config = machine::VirtioFsConfig{.tag = served.tag};
+    spec.fs = [server = served.server.get(), ninep = ninep_](
+                  mem::LockDomain& domain, const std::string&) -> Result<std::unique_ptr<core::ShareBackend>> {
+      return ninep ? server->attach_ninep(domain) : server->attach(domain);
     };
     specs.push_back(std::move(spec));
   }

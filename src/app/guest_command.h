@@ -94,6 +94,7 @@ class CommandRun {
   const GuestCommand& command_;
   std::vector<Served> served_;
   std::string modules_place_;  ///< where the guest's modprobe looks for modules that the host does not have there
+  bool ninep_ = false;         ///< the kernel has 9p and no virtio-fs
   bool terminal_ = false;
   bool error_is_terminal_ = false;
   std::unique_ptr<CommandChannel> channel_;

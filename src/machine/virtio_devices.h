@@ -29,7 +29,7 @@ using BackendFactory =
 
 /// A virtio device as configured, and the factories of what it needs (only those of its kind are looked at).
 struct VirtioSpec {
-  VirtioConfig config;
+  VirtioConfig config = {};
   BackendFactory<core::BlockBackend> block = {};
   std::vector<BackendFactory<core::BlockBackend>> units = {};  ///< of a SCSI controller; null: no medium
   BackendFactory<core::NetBackend> net = {};

@@ -42,6 +42,7 @@ bool take(Config& config, char* line, Size& arguments, Size& variables) {
     config.columns = number(split(text));
     return true;
   }
+  if (equal(line, "9p")) return config.ninep = true;
   if (equal(line, "tty-in")) return config.tty_in = true;
   if (equal(line, "tty-out")) return config.tty_out = true;
   if (equal(line, "tty-err")) return config.tty_err = true;

@@ -29,6 +29,7 @@ struct Config {
   List<Share, kMostShares> shares;
   const char* root = nullptr;
   const char* upper = nullptr;
+  bool ninep = false;  ///< shares are mounted by 9P, not by virtio-fs
   bool tty_in = false, tty_out = false, tty_err = false;
   unsigned long rows = 0, columns = 0;
   const char* network = nullptr;

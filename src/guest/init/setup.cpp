@@ -43,12 +43,21 @@ void need_mount(const Control& control, const char* source, const char* path, co
   }
 }
 
-void mount_share(const Control& control, const char* tag, const char* path, bool read_only) {
+enum class Changes { never, any };  ///< what may change in a share behind the guest's back
+
+void mount_share(const Control& control, const Config& config, const char* tag, const char* path, bool read_only,
+                 Changes changes) {
   const Size flags = MS_NOSUID | MS_NODEV | (read_only ? Size{MS_RDONLY} : 0);
-  const Word error = mount_at(tag, path, "virtiofs", flags, nullptr);
+  // With cache=none files could not be mapped; with loose, an overlay would not take the share as its upper layer.
+  const char* const options = !config.ninep               ? nullptr
+                              : changes == Changes::never ? "trans=virtio,version=9p2000.L,msize=1048576,cache=loose"
+                                                          : "trans=virtio,version=9p2000.L,msize=1048576,cache=mmap";
+  const Word error = mount_at(tag, path, config.ninep ? "9p" : "virtiofs", flags, options);
+  if (error == -ENODEV && config.ninep)
+    fail(control, "the kernel has no 9p (CONFIG_9P_FS), by which the host's files are shared");
   if (error == -ENODEV)
     fail(control, "the kernel has no virtio-fs (CONFIG_VIRTIO_FS), by which the host's files are shared");
-  if (error == -EINVAL) fail(control, "the kernel does not find the share ", tag);
+  if (error == (config.ninep ? -ENOENT : -EINVAL)) fail(control, "the kernel does not find the share ", tag);
   if (error) fail(control, "cannot mount the share at ", path, error);
 }
 
@@ -100,10 +109,10 @@ void make_root(const Control& control, const Config& config) {
   mkdir("/root", 0755);
   if (config.root) {
     mkdir("/lower", 0755);
-    mount_share(control, config.root, "/lower", true);
+    mount_share(control, config, config.root, "/lower", true, Changes::never);
     mkdir("/upper", 0755);
     if (config.upper) {
-      mount_share(control, config.upper, "/upper", false);
+      mount_share(control, config, config.upper, "/upper", false, Changes::any);
     } else {
       need_mount(control, "upper", "/upper", "tmpfs", 0, "mode=0755");
     }
@@ -134,7 +143,8 @@ void make_root(const Control& control, const Config& config) {
   for (const char* path : config.fresh)
     need_mount(control, "tmpfs", path + 1, "tmpfs", MS_NOSUID | MS_NODEV,
                equal(path, "/run") ? "mode=0755" : "mode=1777");
-  for (const Config::Share& share : config.shares) mount_share(control, share.tag, share.path + 1, share.read_only);
+  for (const Config::Share& share : config.shares)
+    mount_share(control, config, share.tag, share.path + 1, share.read_only, Changes::any);
   // As switch_root(8): the initramfs itself cannot be unmounted, so the new root is put over it.
   Word error = mount(".", "/", nullptr, MS_MOVE, nullptr);
   if (!error) error = call(__NR_chroot, ".");

@@ -25,6 +25,9 @@ TIMEOUT = int(os.environ.get("HUSK_TEST_TIMEOUT", "240"))
 NOBODY = 65534
 
 
+KIND, MODULES = "cloud", []  # what run() boots
+
+
 def kernel(kind="cloud"):
     return str(CACHE / kind / "vmlinuz")
 
@@ -32,7 +35,7 @@ def kernel(kind="cloud"):
 def run(*arguments, data=b"", cwd=None, env=None, user=None):
     """Runs husk and returns (status, output, error output)."""
     extra = {"user": user, "group": user, "extra_groups": []} if user is not None else {}
-    done = subprocess.run([HUSK, "run", kernel(), *arguments], input=data, capture_output=True, timeout=TIMEOUT, cwd=cwd, env=env,
+    done = subprocess.run([HUSK, "run", kernel(KIND), *MODULES, *arguments], input=data, capture_output=True, timeout=TIMEOUT, cwd=cwd, env=env,
                           **extra)
     return done.returncode, done.stdout, done.stderr
 
@@ -146,6 +149,33 @@ class Files(unittest.TestCase):
         status, out, err = run("--root-user", "--name", "guest-1", "--", "sh", "-c", script, cwd="/", user=NOBODY, data=b"in\n")
         self.assertEqual((status, out.decode().split("\n"), err),
                          (0, "0 0 tmpfs tmpfs tmpfs proc sysfs devpts 0 in 2 guest-1".split() + [""], b""))
+
+
+class FilesByNinep(Files):
+    """The same with a kernel that has 9p and no virtio-fs."""
+
+    @classmethod
+    def setUpClass(cls):
+        global KIND, MODULES
+        cls.tree = tempfile.mkdtemp(prefix="husk-modules-")
+        cls.addClassCleanup(shutil.rmtree, cls.tree, True)
+        os.chmod(cls.tree, 0o755)
+        for file in (CACHE / "generic/modules").iterdir():
+            if file.name in ("modules.order", "modules.dep", "modules.builtin"):
+                kept = [line for line in file.read_text().splitlines(True) if "virtiofs" not in line]
+                pathlib.Path(cls.tree, file.name).write_text("".join(kept))
+            else:
+                os.symlink(file, f"{cls.tree}/{file.name}")
+        KIND, MODULES = "generic", ["--modules", cls.tree]
+
+    @classmethod
+    def tearDownClass(cls):
+        global KIND, MODULES
+        KIND, MODULES = "cloud", []
+
+    def test_the_root_is_mounted_by_9p(self):
+        status, out, err = run("--share", f"{self.folder}:/mnt", "--", "sh", "-c", "grep -c ' 9p ' /proc/mounts; grep virtiofs /proc/mounts")
+        self.assertEqual((status, out, err), (1, b"1\n", b""))
 
 
 class Endings(unittest.TestCase):

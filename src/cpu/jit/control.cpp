@@ -65,6 +65,7 @@ void Translator::emit_link_if(unsigned condition, std::int64_t target) {
 }
 
 void Translator::emit_cold_exit(std::int64_t target) {
+  if (flags_ == Flags::gone) emit_recipe(cold_);
   cold_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
   cold_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(target)}, wide_);
   cold_.store_gs(e_.gs(core_.s.rip), kHostR11);
@@ -161,7 +162,11 @@ void Translator::emit_near_call(const Item& item, bool indirect) {
   const std::int64_t behind = end_;
   const std::int64_t target = behind + static_cast<std::int64_t>(insn.imm);
   const std::int32_t value = e_.gs(e_.context_.value);
-  free_flags(item.live_in);
+  // The shared look-up has flags spilled.
+  if (indirect)
+    spill_flags(item.live_in);
+  else
+    free_flags(item.live_in);
   hot_.gs(0x3B, kHostRsp, e_.gs(e_.context_.return_stack_limit));
   hot_.jcc(kBelow, cold_.at);
   cold_.load_gs(kHostRsp, e_.gs(e_.context_.return_stack));
@@ -180,8 +185,10 @@ void Translator::emit_near_call(const Item& item, bool indirect) {
   hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(behind)}, wide_);
   hot_.rm(0x89, kHostR11, pushed, wide_);
   hot_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, -static_cast<std::int32_t>(word_)}, wide_);
+  stack_moved(-static_cast<std::int32_t>(word_));
   if (indirect) hot_.load_gs(kHostR10, value);
-  hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, return_mark_});
+  const std::uint16_t live = flags_wanted(behind);
+  hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, return_mark_ | (live ? kReadsFlags : 0)});
   hot_.push(kHostR11);
   if (indirect) {
     // The shared look-up restores spilled flags. Those that nobody wants may be anything.
@@ -190,23 +197,23 @@ void Translator::emit_near_call(const Item& item, bool indirect) {
     if (item.live_out) want_flags();
     emit_link(target, true);
   }
-  // Here RET arrives, with the guest's flags spilled.
+  // Here RET arrives, with the guest's flags spilled if the mark asks for them.
   hot_.lea(kHostRsp, {kHostRsp, HostAddress::kNone, 0, 8});
   flags_ = Flags::spilled;
+  recipe_ = {};
   if (behind >= static_cast<std::int64_t>(mem::kPageSize)) {
     // RET has made the page of the return address the current one, which is not the page of this code.
     hot_.load_gs(kHostR11, e_.gs(e_.context_.page_base));
     hot_.lea(kHostR11, {kHostR11, HostAddress::kNone, 0, -static_cast<std::int32_t>(mem::kPageSize)}, wide_);
     hot_.store_gs(e_.gs(e_.context_.page_base), kHostR11);
   }
-  const std::uint16_t live = flags_wanted(behind);
   if (live) want_flags();
   emit_link(behind, false);
   abandon_sites();
 }
 
 void Translator::emit_jump_indirect(const Item& item) {
-  free_flags(item.live_in);
+  spill_flags(item.live_in);
   emit_target(item);
   std::uint8_t* miss = e_.stubs_.look_up;
   if (wide_) {
@@ -231,6 +238,10 @@ void Translator::emit_return(const Item& item) {
   hot_.rm(0x3B, kHostR11, {kHostRsp, HostAddress::kNone, 0, 8});
   std::uint8_t* const slow = wide_ ? cold_slow(item) : nullptr;
   hot_.jcc(kNotZero, cold_.at);
+  spill_flags_cold(item.live_in);
+  cold_.lea(kHostR11, {kHostR10, HostAddress::kNone, 0, return_mark_ | kReadsFlags});
+  cold_.rm(0x3B, kHostR11, {kHostRsp, HostAddress::kNone, 0, 8});
+  cold_.jcc(kZero, hot_.at);
   if (wide_) emit_canonical_check(cold_, slow);
   cold_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, release}, wide_);
   cold_.load_gs(kHostRsp, e_.gs(e_.context_.return_stack));
@@ -266,6 +277,7 @@ void Translator::emit_push(const Item& item, const FormPlan& plan) {
     hot_.rm(0x89, value_of(plan.way == Way::push_rm ? insn.rm : insn.reg, kHostR11), stored, wide_);
   }
   hot_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, below}, wide_);
+  stack_moved(below);
   close_sites();
 }
 
@@ -276,6 +288,7 @@ void Translator::emit_pop(const Item& item, const FormPlan& plan) {
   hot_.rm(0x8B, to, at, wide_);
   // POP RSP ends with the value read.
   if (guest != kRsp) hot_.lea(kHostR15, {kHostR15, HostAddress::kNone, 0, static_cast<std::int32_t>(word_)}, wide_);
+  stack_moved(static_cast<std::int32_t>(word_));
   if (homeless(guest)) hot_.store_gs(gpr_gs(guest), to);
   close_sites();
 }
@@ -303,6 +316,7 @@ void Translator::emit_stack_and_data(const Item& item, const FormPlan& plan) {
     if (insn.op_size == 2) hot_.byte(0x66);
     hot_.rr(0xFF, forms()[insn.form].sem == Sem::dec_z ? 1 : 0, home(insn.reg), false);
     flags_ = Flags::host;
+    recipe_ = {};
     return;
   }
   if (plan.way == Way::lea) {
@@ -369,6 +383,7 @@ void Translator::emit_divide(const Item& item, bool is_signed) {
   }
   hot_.rr(0xF7, is_signed ? 7 : 6, divisor, wide);
   flags_ = Flags::host;
+  recipe_ = {};
   close_sites();
 }
 
@@ -391,7 +406,7 @@ void Translator::emit_interrupt_flag(const Item& item, bool set) {
 void Translator::emit_string(const Item& item) {
   const Insn& insn = item.insn;
   const bool fill = forms()[insn.form].sem == Sem::stos;
-  free_flags(item.live_in);
+  spill_flags(item.live_in);
   std::uint8_t* const again = hot_.at;
   // Downward is the interpreter's.
   std::uint8_t* const slow = cold_.at;

@@ -666,6 +666,9 @@ void Engine::give_second_form(const Block& block) {
 
 void Engine::make_anew(const std::uint8_t* code, std::uint32_t key) {
   cache_.forget(code, key);
+  const std::uint64_t rip = context_.page_base + (reinterpret_cast<std::uintptr_t>(code) & (mem::kPageSize - 1));
+  if (JumpEntry& entry = context_.jumps[core_.mmu_index_][jump_index(rip)]; entry.rip == rip)
+    entry = {invalid_page_, nullptr};
   // Without room for the jump to its successor the old code must not be entered again.
   if (cache_.full()) flush_wanted_ = true;
 }

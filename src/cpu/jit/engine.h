@@ -187,7 +187,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   void give_second_form(const Block& block);
   /// Makes anew the block of a check for several operands that fails too often.
   void note_failed_group(MemorySite& site);
-  /// The block is translated again when it is next wanted.
+  /// The block, in the current page, is translated again when it is next wanted.
   void make_anew(const std::uint8_t* code, std::uint32_t key);
   const std::uint8_t* leave(Flow flow);
   /// Added to the guest addresses on the return stack, so that a RET in another mode does not take them for its own.

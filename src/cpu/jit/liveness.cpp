@@ -11,6 +11,9 @@ namespace {
 
 constexpr std::uint16_t kAll = kArithmeticFlags;
 
+/// What Jcc and its like read, by the upper bits of the condition (SDM vol. 1, appendix B).
+constexpr std::uint16_t kConditionFlags[8] = {kOF, kCF, kZF, kCF | kZF, kSF, kPF, kSF | kOF, kZF | kSF | kOF};
+
 bool has_memory_site(const Insn& insn) { return insn.memory; }
 
 /// The count of a shift or rotate by an immediate, as the instruction cuts it.
@@ -177,7 +180,7 @@ Translator::FlagUse Translator::flag_use(const Insn& insn, bool call) const {
   switch (form.sem) {
     case Sem::jcc_j:
     case Sem::setcc_e:
-    case Sem::cmovcc_ge: return {kAll, 0};
+    case Sem::cmovcc_ge: return {kConditionFlags[insn.imm2 >> 1 & 7], 0};
     // By an immediate that is not zero the flags do not stay as they were.
     case Sem::shl_ei:
     case Sem::shr_ei:
@@ -197,29 +200,66 @@ Translator::FlagUse Translator::flag_use(const Insn& insn, bool call) const {
   return {read, static_cast<std::uint16_t>(killed & ~read)};
 }
 
+/// How far flags_wanted() has come.
+struct Translator::LookAhead {
+  static constexpr unsigned kDeepest = 6;
+  struct Start {
+    std::int64_t offset;
+    std::uint16_t unknown;
+  };
+  unsigned instructions_left = 16;
+  unsigned depth = 0;
+  std::array<Start, kDeepest> starts;  ///< being looked at
+};
+
 std::uint16_t Translator::flags_wanted(std::int64_t offset) {
-  if (offset < 0 || offset >= static_cast<std::int64_t>(mem::kPageSize)) return kAll;
-  constexpr unsigned kLook = 8;
-  std::uint16_t unknown = kAll;  // neither read nor overwritten so far
+  LookAhead look;
+  return flags_wanted(offset, kAll, look);
+}
+
+std::uint16_t Translator::flags_wanted(std::int64_t offset, std::uint16_t unknown, LookAhead& look) {
+  if (offset < 0 || offset >= static_cast<std::int64_t>(mem::kPageSize)) return unknown;
+  // A way round adds nothing to what is found on it already.
+  for (unsigned i = 0; i < look.depth; ++i)
+    if (look.starts[i].offset == offset && !(unknown & ~look.starts[i].unknown)) return 0;
+  if (look.depth == LookAhead::kDeepest) return unknown;
+  look.starts[look.depth++] = {offset, unknown};
+  std::uint16_t wanted = 0;
   auto at = static_cast<unsigned>(offset);
-  for (unsigned i = 0; i < kLook && at < mem::kPageSize; ++i) {
+  while (unknown) {
     Insn insn{};
     const auto room = static_cast<unsigned>(mem::kPageSize) - at;
     std::array<std::uint8_t, 15> bytes;
-    copy_bytes(bytes, at);
-    if (decode({bytes.data(), std::min(room, 15u)}, code_size_, insn) != DecodeStatus::ok) return kAll;
+    if (at < mem::kPageSize) copy_bytes(bytes, at);
+    if (at >= mem::kPageSize || look.instructions_left == 0 ||
+        decode({bytes.data(), std::min(room, 15u)}, code_size_, insn) != DecodeStatus::ok) {
+      wanted |= unknown;
+      break;
+    }
+    --look.instructions_left;
     looked_at_ |= mem::granules_of(at, insn.length);
     insn.handler = core_.select_handler(insn);
-    const FlagUse use = flag_use(insn, handled_by_call(insn));
-    if (use.read & unknown) return kAll;
-    unknown = static_cast<std::uint16_t>(unknown & ~use.killed);
-    if (unknown == 0) return 0;
-    const FormPlan& plan = e_.plans_[insn.form];
-    if (plan.way == Way::jmp) return kAll;
-    if (forms()[insn.form].attributes & kAttrEndsBlock) return kAll;
+    const bool call = handled_by_call(insn);
+    const FlagUse use = flag_use(insn, call);
+    wanted |= use.read & unknown;
+    unknown = static_cast<std::uint16_t>(unknown & ~use.read & ~use.killed);
     at += insn.length;
+    const Way way = call ? Way::call : e_.plans_[insn.form].way;
+    const std::int64_t target = std::int64_t{at} + static_cast<std::int64_t>(insn.imm);
+    if (way == Way::jmp) {
+      wanted |= flags_wanted(target, unknown, look);
+      break;
+    }
+    if (way == Way::jcc) {
+      wanted |= flags_wanted(target, unknown, look);
+      unknown = static_cast<std::uint16_t>(unknown & ~wanted);
+    } else if (forms()[insn.form].attributes & kAttrEndsBlock) {
+      wanted |= unknown;
+      break;
+    }
   }
-  return kAll;
+  --look.depth;
+  return wanted;
 }
 
 void Translator::find_live_flags() {

@@ -264,6 +264,7 @@ void Translator::emit_rounds(unsigned condition, std::uint8_t* not_taken, std::i
 
   const std::uint8_t* const round = hot_.at;
   flags_ = Flags::host;
+  recipe_ = {};
   held_ = kNoRegister;
   in_rounds_ = true;
   for (unsigned i = 0; i + 1 < count_; ++i) {
@@ -293,6 +294,7 @@ void Translator::emit_rounds(unsigned condition, std::uint8_t* not_taken, std::i
   hot_.bind(not_taken);
   hot_.set_gs_imm(rounds_left, kFirstRounds);
   flags_ = Flags::host;
+  recipe_ = {};
 }
 
 }  // namespace husk::cpu::jit

@@ -9,23 +9,7 @@
 
 namespace husk::cpu::jit {
 
-// ---- flags ----
-
-void Translator::free_flags(std::uint16_t live) {
-  if (flags_ == Flags::host && live) {
-    e_.emit_spill_flags(hot_);
-    flags_ = Flags::spilled;
-    held_ = kNoRegister;
-  }
-}
-
-void Translator::want_flags() {
-  if (flags_ == Flags::spilled) {
-    e_.emit_restore_flags(hot_, kHostR11);
-    held_ = kNoRegister;
-  }
-  flags_ = Flags::host;
-}
+// ---- residence ----
 
 void Translator::emit_cold_unless_zero(std::uint32_t load, std::int32_t field) {
   hot_.mov(kHostR11, kHostRcx);
@@ -160,6 +144,7 @@ DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, un
     hot_.gs(0x03, kHostR10, table + 8, true, kHostR11);
     if (!leader) site.checked = e_.cache_.running(hot_.at);
     cold_.gs(0x33, kHostR10, table, true, kHostR11);
+    spill_flags_cold(item.live_in);
     cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
     cold_.jmp(e_.stubs_.tlb_miss[core_.mmu_index_][write]);
     return nullptr;
@@ -182,6 +167,7 @@ DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, un
     site.linear_kept = 0;
   }
   if (!leader) site.checked = e_.cache_.running(hot_.at);
+  spill_flags_cold(item.live_in);
   cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   cold_.jmp(e_.stubs_.slot_miss[core_.mmu_index_][write]);
   return &data;
@@ -199,6 +185,7 @@ std::uint8_t* Translator::cold_slow(const Item& item) {
   site.length = item.insn.length;
   open_sites_[open_count_++] = &site;
   std::uint8_t* const start = cold_.at;
+  spill_flags_cold(item.live_in);
   cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   cold_.jmp(e_.stubs_.slow);
   return start;
@@ -413,6 +400,8 @@ void Translator::emit_copy(const Item& item) {
   if (borrowed) hot_.load_gs(lent, e_.gs(e_.context_.borrowed));
   if (scratch_count && scratch[0].host == kHostR11) held_ = scratch[0].guest;
   if (use.killed || use.read) flags_ = Flags::host;
+  const Form& form = forms()[insn.form];
+  if ((form.flags_written | form.flags_undefined) & kArithmeticFlags) recipe_ = recipe_of(item);
   if (memory) close_sites();
 }
 
@@ -432,9 +421,11 @@ void Translator::emit_call(const Item& item) {
   hot_.jmp(flags_ == Flags::host ? e_.stubs_.call_host : e_.stubs_.call_spilled);
   if (!ends_block(item)) site.resume = e_.cache_.running(hot_.at);
   flags_ = Flags::host;
+  recipe_ = {};
 }
 
 void Translator::emit(const Item& item) {
+  keep_recipe(item);
   if (item.call) {
     held_ = kNoRegister;
     emit_call(item);
@@ -477,7 +468,7 @@ void Translator::emit(const Item& item) {
 
 void Translator::emit_crossing() {
   // Fetched anew each time: what lies in the next page is not known for longer.
-  if (flags_ == Flags::host) e_.emit_spill_flags(hot_);
+  spill_flags(kArithmeticFlags);
   MemorySite& site = e_.cache_.new_memory_site();
   site.offset = static_cast<std::uint16_t>(end_);
   hot_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));

@@ -41,7 +41,8 @@ class Translator {
   static constexpr std::uint32_t kPatience = 200;
   /// Sums of two displacements below it fit in 32 bits.
   static constexpr std::int64_t kFar = std::int64_t{1} << 30;
-  enum class Flags : std::uint8_t { host, spilled };
+  /// Where the guest's flags are: in the host's, in the context, or nowhere (recipe_ makes them again).
+  enum class Flags : std::uint8_t { host, spilled, gone };
   /// A memory access of an instruction. Those by the same base register that lie near each other make a group, whose
   /// first access checks for all.
   struct Access {
@@ -107,12 +108,35 @@ class Translator {
   /// The instruction at `start`, which reaches into the next page. False: its fetch faults.
   bool decode_crossing(unsigned start);
   void find_live_flags();
+  /// Makes flags again that an instruction set, from registers that hold what they held then. R11 is used.
+  struct Recipe {
+    enum class Kind : std::uint8_t {
+      none,
+      again,  ///< the instruction once more, a comparison
+      of_result,
+      add_immediate,
+      subtract_immediate,
+      add_register,
+      subtract_register
+    };
+    Kind kind = Kind::none;
+    bool wide = false;
+    std::uint8_t result = 0, other = kNoRegister;  ///< guest registers
+    std::int32_t by = 0;
+    std::int32_t moved = 0;       ///< by stack instructions since, of RSP
+    std::uint16_t flags = 0;      ///< those that it makes
+    std::uint32_t registers = 0;  ///< guest registers that it reads
+    const Item* item = nullptr;
+  };
   struct FlagUse {
     std::uint16_t read, killed;
   };
   FlagUse flag_use(const Insn& insn, bool call) const;
   /// Flags that code from `offset` of this page on may read before it overwrites them.
   std::uint16_t flags_wanted(std::int64_t offset);
+  struct LookAhead;
+  /// Of those in `unknown`.
+  std::uint16_t flags_wanted(std::int64_t offset, std::uint16_t unknown, LookAhead& look);
   bool handled_by_call(const Insn& insn) const;
   bool ends_block(const Item& item) const;
   bool high_byte_conflict(const Insn& insn, const FormPlan& plan) const;
@@ -215,9 +239,21 @@ class Translator {
   void abandon_sites();
   std::uint8_t* cold_slow(const Item& item);
 
-  // flags
+  // flags (flags.cpp)
+  /// The host's flags may be overwritten from here on.
   void free_flags(std::uint16_t live);
+  /// The same for who needs the guest's in the context.
+  void spill_flags(std::uint16_t live);
+  /// Out of line, on a way to somewhere that needs them there. R11 is used.
+  void spill_flags_cold(std::uint16_t live);
   void want_flags();
+  Recipe recipe_of(const Item& item) const;
+  void emit_recipe(Emitter& e);
+  /// Before the instruction is emitted: gives up the recipe if its registers change.
+  void keep_recipe(const Item& item);
+  void stack_moved(std::int32_t by) {
+    if (recipe_.result == kRsp) recipe_.moved += by;
+  }
   /// Goes on out of line if what `load` (an opcode) finds in the field is not zero. R11 is used; the flags stay.
   void emit_cold_unless_zero(std::uint32_t load, std::int32_t field);
   void emit_vectors_resident(std::uint16_t live);
@@ -247,6 +283,8 @@ class Translator {
   bool wide_ = true;  ///< 64-bit code
   std::uint32_t key_ = 0;
   std::int32_t return_mark_ = 0;
+  /// In a mark of the return stack: the code behind the call reads flags.
+  static constexpr std::int32_t kReadsFlags = 1 << 30;
   unsigned word_ = 8;  ///< bytes of a stack slot
   std::array<Item, kMaxInsns>& items_;
   unsigned inner_jumps_ = 0;
@@ -256,6 +294,7 @@ class Translator {
   unsigned end_ = 0;                                 ///< offset behind the last instruction
   std::uint64_t looked_at_ = 0;                      ///< granules outside the block that decided which flags live
   Flags flags_ = Flags::host;
+  Recipe recipe_;
   unsigned held_ = kNoRegister;  ///< guest register whose value R11 has
   bool x87_known_ = false;
   bool vectors_known_ = false;  ///< resident for sure

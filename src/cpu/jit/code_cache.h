@@ -50,6 +50,7 @@ struct Block {
   std::uint8_t* written_entry = nullptr;        ///< the same, where it is written
   bool wants_flags = true;                      ///< reads flags that it did not set itself
   const std::uint8_t* spilled_entry = nullptr;  ///< of a block that wants flags: restores them first (running address)
+  bool counts = false;                          ///< how often it runs, by itself
   /// The same entries, where jumps are counted until the block is worth its second form; null: not made yet.
   const std::uint8_t* counted_entry = nullptr;
   const std::uint8_t* counted_spilled_entry = nullptr;

@@ -176,9 +176,9 @@ std::uint32_t& Engine::next_heat() {
 
 void Engine::reset_jumps(bool keep_global) {
   mapping_changed_ = true;
-  const auto unlink = [this](std::vector<LinkSite*>& sites) {
-    for (LinkSite* site : sites) cache_.unlink(*site);
-    sites.clear();
+  const auto unlink = [this](std::vector<FarLink>& links) {
+    for (const FarLink& link : links) cache_.unlink(*link.site);
+    links.clear();
   };
   unlink(far_links_local_);
   empty_jump_table(Core::kMmuUser);
@@ -187,6 +187,25 @@ void Engine::reset_jumps(bool keep_global) {
   unlink(far_links_);
   for (const unsigned table : {Core::kMmuSupervisor, Core::kMmuSupervisorAc}) empty_jump_table(table);
   executable_[true].reset();
+}
+
+void Engine::reset_jumps_to(unsigned shift, std::uint64_t number) {
+  mapping_changed_ = true;
+  // What leads to a block that crosses into the page leads to the page before.
+  const auto meets = [=](std::uint64_t page) {
+    return page >> (shift - 12) == number || (page + 1) >> (shift - 12) == number;
+  };
+  for (std::vector<FarLink>* links : {&far_links_, &far_links_local_})
+    std::erase_if(*links, [&](const FarLink& link) {
+      if (!meets(link.page)) return false;
+      cache_.unlink(*link.site);
+      return true;
+    });
+  for (unsigned table = 0; table < Core::kMmuCount; ++table) {
+    if (!jump_table_used_[table]) continue;
+    for (JumpEntry& entry : context_.jumps[table])
+      if (meets(entry.rip >> 12)) entry = {invalid_page_, nullptr};
+  }
 }
 
 void Engine::empty_jump_table(unsigned table) {
@@ -222,12 +241,8 @@ void Engine::page_flushed(std::uint64_t linear) {
       if (entry.page >> 12 == number) make_empty(entry, kEmptyListed);
     }
   }
-  for (const bool global : {true, false}) {
-    const auto& pages = executable_[global];
-    if (shift == 12 ? !pages.test(executable_mark(number)) : pages.none()) continue;
-    reset_jumps(!global);
-    return;
-  }
+  const auto met = [&](const auto& pages) { return shift == 12 ? pages.test(executable_mark(number)) : pages.any(); };
+  if (met(executable_[true]) || met(executable_[false])) reset_jumps_to(shift, number);
 }
 
 bool Engine::write_access_dropped(const std::uint8_t* host_page) {
@@ -386,7 +401,7 @@ Block* Engine::find_block(bool& fault, bool& global) {
 Block* Engine::find_entered(bool& fault, bool& global) {
   Block* const block = find_block(fault, global);
   if (!block || !block->heat || --block->heat) return block;
-  give_second_form(*block);
+  give_second_form(block->code, block->key);
   return find_block(fault, global);
 }
 
@@ -523,13 +538,13 @@ const std::uint8_t* Engine::spilled_entry(Block& block) {
 
 const std::uint8_t* Engine::counted_spilled_entry(Block& block) {
   const std::uint8_t* const entry = spilled_entry(block);
-  if (!entry || !block.heat) return entry;
+  if (!entry || !block.heat || block.counts) return entry;
   if (!block.counted_spilled_entry) block.counted_spilled_entry = emit_counted(block, entry, false);
   return block.counted_spilled_entry;
 }
 
 const std::uint8_t* Engine::linked_entry(const LinkSite& site, Block& block) {
-  if (!site.counts || !block.heat) return block.entry;
+  if (!site.counts || !block.heat || block.counts) return block.entry;
   if (!block.counted_entry) block.counted_entry = emit_counted(block, block.entry, block.wants_flags);
   return block.counted_entry;
 }
@@ -654,14 +669,23 @@ const std::uint8_t* Engine::glue_heated(Core* core, void* block_pointer) {
   self.take_state();
   core->s.rip = self.context_.page_base + (reinterpret_cast<std::uintptr_t>(block.code) & (mem::kPageSize - 1));
   if (!core->code64()) core->s.rip &= 0xFFFFFFFF;
-  self.give_second_form(block);
+  self.give_second_form(block.code, block.key);
   return self.dispatch();
 }
 
-void Engine::give_second_form(const Block& block) {
+const std::uint8_t* Engine::glue_heated_inside(Core* core, void* site_pointer) {
+  Engine& self = *static_cast<Engine*>(core->engine_);
+  const MemorySite& site = *static_cast<const MemorySite*>(site_pointer);
+  self.take_state();
+  core->s.rip = self.context_.page_base + site.offset;
+  self.give_second_form(site.block, site.key);
+  return self.dispatch();
+}
+
+void Engine::give_second_form(const std::uint8_t* code, std::uint32_t key) {
   ++statistics_.heated;
-  hot_.insert(block.code);
-  make_anew(block.code, block.key);
+  hot_.insert(code);
+  make_anew(code, key);
 }
 
 void Engine::make_anew(const std::uint8_t* code, std::uint32_t key) {
@@ -716,14 +740,16 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
   bool global = false;
   const std::uint8_t* exit = nullptr;
   if (!self.may_go_on()) return self.leave(Flow::next);
+  self.counting_jump_ = site.counts;
   Block* const block = self.next_block(global, exit);
+  self.counting_jump_ = true;
   if (!block) return exit;
   ++self.statistics_.links;
   if (!self.may_link(*block, site.slot != nullptr)) return block->entry;
   self.cache_.link(site, *block, self.linked_entry(site, *block));
   if (site.slot) {
     const bool stays = global && core->cpl_ == 0;
-    (stays ? self.far_links_ : self.far_links_local_).push_back(&site);
+    (stays ? self.far_links_ : self.far_links_local_).push_back({&site, core->s.rip >> 12});
     self.note_executable(core->s.rip, stays, block->crosses);
   }
   return block->entry;

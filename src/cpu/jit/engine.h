@@ -114,17 +114,18 @@ class Engine final : public interp::CodeEngine, private HostNames {
     std::uint8_t* exit_spilled = nullptr;  ///< leaves translated code; the flags are in Context::flags
     std::uint8_t* exit_host = nullptr;     ///< the same; the flags are the host's
     std::uint8_t* save_vectors = nullptr;
-    std::uint8_t* load_vectors = nullptr;  ///< called
-    std::uint8_t* need_vectors = nullptr;  ///< jumped to: R11 is the running address to go on at
-    std::uint8_t* save_x87 = nullptr;      ///< called
-    std::uint8_t* need_x87 = nullptr;      ///< as need_vectors; the flags are spilled
-    std::uint8_t* slot_miss[3][2] = {};    ///< R10 linear address, R11 MemorySite; by MMU index, load or store
-    std::uint8_t* tlb_miss[3][2] = {};     ///< the same, of a site that looks up by page number
-    std::uint8_t* slow = nullptr;          ///< R11 MemorySite: the interpreter does the instruction
-    std::uint8_t* missed = nullptr;        ///< R11 MemorySite, Context::missed: the page tables are asked first
-    std::uint8_t* retry[3][2] = {};        ///< the access of Context::missed once more
-    std::uint8_t* heated = nullptr;        ///< R11 Block, flags spilled: it is to have its second form
-    std::uint8_t* call_spilled = nullptr;  ///< R11 CallSite
+    std::uint8_t* load_vectors = nullptr;   ///< called
+    std::uint8_t* need_vectors = nullptr;   ///< jumped to: R11 is the running address to go on at
+    std::uint8_t* save_x87 = nullptr;       ///< called
+    std::uint8_t* need_x87 = nullptr;       ///< as need_vectors; the flags are spilled
+    std::uint8_t* slot_miss[3][2] = {};     ///< R10 linear address, R11 MemorySite; by MMU index, load or store
+    std::uint8_t* tlb_miss[3][2] = {};      ///< the same, of a site that looks up by page number
+    std::uint8_t* slow = nullptr;           ///< R11 MemorySite: the interpreter does the instruction
+    std::uint8_t* missed = nullptr;         ///< R11 MemorySite, Context::missed: the page tables are asked first
+    std::uint8_t* retry[3][2] = {};         ///< the access of Context::missed once more
+    std::uint8_t* heated_inside = nullptr;  ///< R11 MemorySite, flags spilled: its block is to have its second form
+    std::uint8_t* heated = nullptr;         ///< R11 Block, flags spilled: it is to have its second form
+    std::uint8_t* call_spilled = nullptr;   ///< R11 CallSite
     std::uint8_t* call_host = nullptr;
     std::uint8_t* link_host = nullptr;  ///< R11 LinkSite
     std::uint8_t* look_up = nullptr;    ///< R10 guest address, flags spilled: without the jump table
@@ -162,6 +163,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   static const std::uint8_t* glue_slow(interp::Core* core, void* site);
   static const std::uint8_t* glue_missed(interp::Core* core, void* site);
   static const std::uint8_t* glue_heated(interp::Core* core, void* block);
+  static const std::uint8_t* glue_heated_inside(interp::Core* core, void* site);
   static const std::uint8_t* glue_need_x87(interp::Core* core, void* resume);
   static const std::uint8_t* glue_wander(interp::Core* core, void* site);
   static const std::uint8_t* glue_link(interp::Core* core, void* site);
@@ -184,7 +186,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   const std::uint8_t* linked_entry(const LinkSite& site, Block& block);
   /// Counts a jump, and goes on to `entry`. `flags_live`: they are the host's, and stay.
   const std::uint8_t* emit_counted(Block& block, const std::uint8_t* entry, bool flags_live);
-  void give_second_form(const Block& block);
+  void give_second_form(const std::uint8_t* code, std::uint32_t key);
   /// Makes anew the block of a check for several operands that fails too often.
   void note_failed_group(MemorySite& site);
   /// The block, in the current page, is translated again when it is next wanted.
@@ -209,6 +211,8 @@ class Engine final : public interp::CodeEngine, private HostNames {
   void take_state();  ///< from translated code's form to CpuState's
   void give_state();
   void reset_jumps(bool keep_global);
+  /// The same for jumps to one page of 1 << shift bytes.
+  void reset_jumps_to(unsigned shift, std::uint64_t number);
   void empty_jump_table(unsigned table);
   void reset_slots(bool keep_global);
   /// Puts every slot of either kind and of that privilege out of use whose {linear page, host page} `drops` says so of.
@@ -253,6 +257,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   bool slots_changed_ = false;    ///< pages were taken from slots that running code may rely on
   bool mapping_changed_ = false;  ///< the running code may lie elsewhere now
   bool flush_wanted_ = false;
+  bool counting_jump_ = true;  ///< of the ways to a block: this one counts
   bool single_block_ = false;
   unsigned next_slot_[3][2] = {};
   unsigned next_heat_ = 0;
@@ -268,8 +273,12 @@ class Engine final : public interp::CodeEngine, private HostNames {
   std::unique_ptr<TranslatorWorkspace> workspace_;
   std::uint32_t jump_keys_[3] = {};
   bool jump_table_used_[3] = {true, true, true};  ///< some entry may lead to code
-  std::vector<LinkSite*> far_links_;              ///< filled links to other pages
-  std::vector<LinkSite*> far_links_local_;        ///< those of them that hold in this address space only
+  struct FarLink {
+    LinkSite* site;
+    std::uint64_t page;  ///< number of the page that it leads to
+  };
+  std::vector<FarLink> far_links_;        ///< filled links to other pages
+  std::vector<FarLink> far_links_local_;  ///< those of them that hold in this address space only
   /// [global]: marks of pages that links and jump tables lead to. Another page with the same mark costs time only.
   std::bitset<kExecutableMarks> executable_[2];
   bool host_bmi2_ = false;

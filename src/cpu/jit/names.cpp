@@ -28,6 +28,7 @@ std::string Engine::code_name(const std::uint8_t* running) const {
       {stubs_.slow, "slow"},
       {stubs_.missed, "missed"},
       {stubs_.heated, "heated"},
+      {stubs_.heated_inside, "heated_inside"},
       {stubs_.call_spilled, "call_spilled"},
       {stubs_.call_host, "call_host"},
       {stubs_.link_host, "link_host"},

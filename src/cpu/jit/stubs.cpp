@@ -522,6 +522,7 @@ void Engine::make_stubs() {
   stubs_.slow = emit_trampoline(e, &Engine::glue_slow);
   stubs_.missed = emit_trampoline(e, &Engine::glue_missed);
   stubs_.heated = emit_trampoline(e, &Engine::glue_heated);
+  stubs_.heated_inside = emit_trampoline(e, &Engine::glue_heated_inside);
   stubs_.call_host = e.at;
   // R11 is the argument: the spill must not use it.
   e.store_gs(gs(context_.value), kHostR11);

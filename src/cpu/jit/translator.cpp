@@ -132,6 +132,14 @@ DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, un
       hot_.jcc(kAbove, cold_.at);
     }
   };
+  if (counts_ && !counted_) {
+    counted_ = true;
+    hot_.sub_gs_imm8(e_.gs(e_.next_heat()), 1);
+    hot_.jcc(kZero, cold_.at);
+    spill_flags_cold(item.live_in);
+    cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
+    cold_.jmp(e_.stubs_.heated_inside);
+  }
   if (!has_slot(item)) {
     const std::int32_t table = e_.gs(e_.context_.tlb[core_.mmu_index_][write][0]);
     site.slot = nullptr;
@@ -501,6 +509,7 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
     fault = true;
     return nullptr;
   }
+  counts_ = e_.counting_jump_ && !hot_form_ && !second_;
   find_live_flags();
   find_groups();
   find_loop();
@@ -534,6 +543,7 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   block.looked_at = looked_at_;
   // For its second form a block would be found by bytes that are not all here.
   block.heat = hot_form_ || block.crosses ? 0 : e_.heat_;
+  block.counts = counted_;
   ++e_.statistics_.blocks;
   e_.statistics_.instructions += count_;
   e_.statistics_.guest_bytes += end_ - start;

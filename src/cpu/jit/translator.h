@@ -314,6 +314,8 @@ class Translator {
   std::array<Pin, 2> pins_;
   unsigned pin_count_ = 0;
   bool hot_form_ = false;  ///< the block has run often: memory operands get slots of their own
+  bool counts_ = false;    ///< the block is to count itself, at its first memory operand
+  bool counted_ = false;   ///< it does
 };
 
 /// What is filled anew for each block: to make it anew would take longer than most blocks.

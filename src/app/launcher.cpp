@@ -309,6 +309,10 @@ machine::VirtioSpec Launch::virtio_spec(const machine::VirtioConfig& device) {
     spec.fs = [this, id = ninep->folder](mem::LockDomain& domain, const std::string&) {
       return outside_.attach_ninep(id, domain);
     };
+  if (const auto* pmem = std::get_if<machine::VirtioPmemConfig>(&device))
+    spec.pmem = [this, id = pmem->memory](mem::LockDomain& domain, const std::string&) {
+      return outside_.attach_memory(id, domain);
+    };
   if (const auto* vsock = std::get_if<machine::VirtioVsockConfig>(&device))
     spec.vsock = [this, path = vsock->path](mem::LockDomain& domain, const std::string&) {
       return netdev::open_vsock_sockets(session_.loop(), session_.log(), domain, path);

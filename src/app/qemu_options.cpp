@@ -388,8 +388,10 @@ constexpr Option kOptions[] = {
     {"virtfs", "local,path=DIR,mount_tag=NAME[,id=ID][,readonly=on][,security_model=none|passthrough]",
      "a folder with its virtio-9p device",
      [](Parser& parser, const std::string& value) { return add_virtfs_option(parser.config, value); }},
-    {"object", "filter-dump,id=ID,netdev=ID,file=FILE[,maxlen=BYTES]|rng-random|rng-builtin|iothread,id=ID",
-     "a file of a network's frames (pcap); or what husk has in any case",
+    {"object",
+     "filter-dump,id=ID,netdev=ID,file=FILE[,maxlen=BYTES], "
+     "memory-backend-file,id=ID,mem-path=FILE,size=SIZE[,share=on], rng-random|rng-builtin|iothread,id=ID",
+     "a file of a network's frames (pcap); a file as memory for virtio-pmem; or what husk has in any case",
      [](Parser& parser, const std::string& value) { return add_object_option(parser.config, value); }},
     {"global", "kvm-pit.lost_tick_policy=discard|delay", "ticks of KVM's own timer that the guest was too slow to take",
      method<&Parser::global>},

@@ -12,7 +12,9 @@ namespace {
 
 using machine::MachineConfig;
 
-constexpr std::array<std::string_view, 25> kNames = {"virtio-rng-pci",
+constexpr std::array<std::string_view, 27> kNames = {"virtio-pmem-pci",
+                                                     "virtio-pmem",
+                                                     "virtio-rng-pci",
                                                      "virtio-blk-pci",
                                                      "virtio-net-pci",
                                                      "virtio-serial-pci",
@@ -407,6 +409,23 @@ Status add_vsock(MachineConfig& config, const Kind& kind, Properties& p) {
   return {};
 }
 
+Status add_pmem(MachineConfig& config, const Kind& kind, Properties& p) {
+  machine::VirtioPmemConfig device;
+  device.place = HUSK_TRY(take_place(p, kind, false));
+  device.memory = p.take("memdev").value_or("");
+  const auto memory = std::find_if(config.memory_files.begin(), config.memory_files.end(),
+                                   [&](const machine::MemoryFileConfig& one) { return one.id == device.memory; });
+  if (memory == config.memory_files.end())
+    return refuse(fmt::format("virtio-pmem wants the memory '{}', which is not there", device.memory),
+                  "give -object memory-backend-file,id=ID,mem-path=FILE,size=SIZE,share=on before it");
+  for (const machine::VirtioConfig& other : config.virtio)
+    if (const auto* pmem = std::get_if<machine::VirtioPmemConfig>(&other); pmem && pmem->memory == device.memory)
+      return refuse(fmt::format("two virtio-pmem devices want the memory '{}'", device.memory),
+                    "give each an -object of its own");
+  config.virtio.emplace_back(std::move(device));
+  return {};
+}
+
 Status add_balloon(MachineConfig& config, const Kind& kind, Properties& p) {
   machine::VirtioBalloonConfig device;
   device.place = HUSK_TRY(take_place(p, kind, true));
@@ -497,6 +516,7 @@ std::string virtio_device_help() {
          "virtio-fs-pci,fsdev=ID,tag=NAME          a folder of the host\n"
          "virtio-9p-pci,fsdev=ID,mount_tag=NAME    the same, for guests without virtio-fs\n"
          "virtio-vsock-pci,guest-cid=N,path=FILE   sockets between guest and host (docs/vsock.md)\n"
+         "virtio-pmem-pci,memdev=ID                memory that a file keeps (-object memory-backend-file)\n"
          "virtio-balloon-pci[,deflate-on-oom=on][,free-page-reporting=on]   gives memory back\n"
          "  all virtio devices: "
          "[,addr=N][,packed=on][,disable-legacy=off][,event_idx=off][,indirect_desc=off][,vectors=N]\n";
@@ -530,6 +550,8 @@ Result<bool> add_virtio_device(MachineConfig& config, std::string_view driver, P
                   "give -device virtio-vsock-pci,guest-cid=N,path=FILE");
   else if (kind.name == "virtio-9p")
     HUSK_TRY(add_9p(config, kind, properties));
+  else if (kind.name == "virtio-pmem")
+    HUSK_TRY(add_pmem(config, kind, properties));
   else if (kind.name == "virtio-balloon")
     HUSK_TRY(add_balloon(config, kind, properties));
   else
@@ -720,14 +742,45 @@ Status add_fsdev_option(MachineConfig& config, std::string_view text) {
   return add_folder(config, std::move(folder));
 }
 
+namespace {
+Status add_memory_file(MachineConfig& config, Properties& p) {
+  // Linux' driver takes no memory that is not made of such pieces (its subsections).
+  constexpr std::uint64_t kPiece = std::uint64_t{2} << 20;
+  machine::MemoryFileConfig file;
+  file.id = p.take("id").value_or("");
+  file.path = p.take("mem-path").value_or("");
+  if (const auto size = p.take("size")) {
+    auto bytes = machine::parse_size(*size, 1);
+    if (!bytes) return std::unexpected(std::move(bytes).error().within("size of memory-backend-file"));
+    file.size = *bytes;
+  }
+  file.shared = HUSK_TRY(p.take_bool("share", false));
+  HUSK_TRY(p.take_fixed("readonly", {"off"}));
+  HUSK_TRY(p.take_fixed("pmem", {"off"}));
+  HUSK_TRY(p.finish());
+  if (file.id.empty() || file.path.empty())
+    return refuse("memory-backend-file lacks its id or mem-path",
+                  "write -object memory-backend-file,id=ID,mem-path=FILE,size=SIZE,share=on");
+  if (file.size == 0 || file.size % kPiece)
+    return refuse(fmt::format("memory-backend-file cannot have size={}", file.size),
+                  "give a multiple of 2 MiB: guests take no other");
+  if (std::any_of(config.memory_files.begin(), config.memory_files.end(),
+                  [&](const auto& one) { return one.id == file.id; }))
+    return refuse(fmt::format("there are two memory objects '{}'", file.id), "give each an id of its own");
+  config.memory_files.push_back(std::move(file));
+  return {};
+}
+}  // namespace
+
 Status add_object_option(MachineConfig& config, const std::string& text) {
   const std::string flat = HUSK_TRY(flat_properties(text, "-object"));
   Properties p(flat, "qom-type", "-object");
   const std::string type = p.take("qom-type").value_or("");
   if (type == "filter-dump") return add_filter_dump(config, p);
+  if (type == "memory-backend-file") return add_memory_file(config, p);
   if (type != "rng-random" && type != "rng-builtin" && type != "iothread")
     return refuse(fmt::format("there is no object '{}'", type),
-                  "husk has filter-dump, rng-random, rng-builtin and iothread");
+                  "husk has filter-dump, memory-backend-file, rng-random, rng-builtin and iothread");
   static_cast<void>(p.take("id"));
   if (type == "rng-random") HUSK_TRY(p.take_fixed("filename", {"/dev/urandom", "/dev/random", "/dev/hwrng"}));
   return p.finish();

@@ -6,6 +6,7 @@
 #include "block/error_injector.h"
 #include "block/open.h"
 #include "machine/block_bridge.h"
+#include "machine/memory_file.h"
 #include "netdev/capture.h"
 #include "netdev/dgram.h"
 #include "netdev/passt.h"
@@ -117,6 +118,13 @@ Result<std::unique_ptr<core::NetBackend>> StorageAndNetworks::open_user(const ma
         {forward.udp, forward.host_address, forward.host_port, forward.guest_address, forward.guest_port});
   user_networks_.push_back(HUSK_TRY(netdev::UserNetwork::create(loop_, log_, std::move(options))));
   return user_networks_.back()->attach(domain);
+}
+
+Result<std::unique_ptr<core::PersistentMemory>> StorageAndNetworks::attach_memory(const std::string& id,
+                                                                                  mem::LockDomain& domain) {
+  const machine::MemoryFileConfig& config = *HUSK_TRY(find(config_.memory_files, id, "memory file"));
+  if (!memory_files_.insert(id).second) return fail("two devices want the memory file '{}'", id);
+  return HUSK_TRY(machine::MemoryFile::create({config.path, config.size, config.shared}, domain));
 }
 
 Result<hostfs::Server*> StorageAndNetworks::serve(const std::string& id) {

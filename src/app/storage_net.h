@@ -13,6 +13,7 @@
 #include "block/node.h"
 #include "core/block_backend.h"
 #include "core/net_backend.h"
+#include "core/persistent_memory.h"
 #include "core/share_backend.h"
 #include "host/event_loop.h"
 #include "hostfs/server.h"
@@ -39,6 +40,9 @@ class StorageAndNetworks {
   /// The same for virtio-9p.
   Result<std::unique_ptr<core::ShareBackend>> attach_ninep(const std::string& id, mem::LockDomain& domain);
 
+  /// Opens the file; a file has one user.
+  Result<std::unique_ptr<core::PersistentMemory>> attach_memory(const std::string& id, mem::LockDomain& domain);
+
   /// Of the network of this id; 1 if it has none.
   unsigned network_queues(const std::string& id) const;
 
@@ -54,6 +58,7 @@ class StorageAndNetworks {
   std::unique_ptr<block::Context> blocks_;
   std::map<std::string, std::unique_ptr<block::Node>> disks_;
   std::set<std::string> networks_;  ///< those in use
+  std::set<std::string> memory_files_;
   std::vector<std::unique_ptr<netdev::UserNetwork>> user_networks_;
   std::vector<std::unique_ptr<hostfs::Server>> folders_;
 };

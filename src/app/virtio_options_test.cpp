@@ -245,7 +245,28 @@ INSTANTIATE_TEST_SUITE_P(
         Malformed{{"-virtfs", "local,path=/,mount_tag=x,security_model=mapped-xattr"}, "security_model=mapped-xattr"},
         Malformed{{"-fsdev", "local,id=a,path=/,security_model=mapped"}, "security_model=mapped"},
         Malformed{{"-object", "secret,id=s"}, "there is no object 'secret'"},
+        Malformed{{"-device", "virtio-pmem-pci,memdev=m"}, "which is not there"},
+        Malformed{{"-object", "memory-backend-file,id=m,mem-path=/m,size=3M"}, "size=3145728"},
+        Malformed{{"-object", "memory-backend-file,id=m,mem-path=/m"}, "size=0"},
+        Malformed{{"-object", "memory-backend-file,id=m,size=2M"}, "lacks its id or mem-path"},
+        Malformed{{"-object", "memory-backend-file,id=m,mem-path=/m,size=2M,readonly=on"}, "readonly=on"},
+        Malformed{{"-object", "memory-backend-file,id=m,mem-path=/m,size=2M", "-device", "virtio-pmem-pci,memdev=m",
+                   "-device", "virtio-pmem-pci,memdev=m"},
+                  "two virtio-pmem devices"},
         Malformed{{"-object", "rng-random,id=r,filename=/etc/passwd"}, "filename=/etc/passwd"}));
+
+TEST(VirtioOptions, PmemAndItsFile) {
+  const MachineConfig config =
+      machine_of({"-object", "memory-backend-file,id=m,mem-path=/srv/m,size=1G,share=on", "-object",
+                  R"({"qom-type":"memory-backend-file","id":"n","mem-path":"/srv/n","size":2097152})", "-device",
+                  "virtio-pmem-pci,memdev=m,id=p", "-device", "virtio-pmem-pci,memdev=n"});
+  ASSERT_EQ(config.memory_files.size(), 2u);
+  EXPECT_EQ(config.memory_files[0],
+            (machine::MemoryFileConfig{.id = "m", .path = "/srv/m", .size = 1 << 30, .shared = true}));
+  EXPECT_EQ(config.memory_files[1],
+            (machine::MemoryFileConfig{.id = "n", .path = "/srv/n", .size = 2 << 20, .shared = false}));
+  EXPECT_EQ(config.virtio[0], machine::VirtioConfig(machine::VirtioPmemConfig{.place = {.id = "p"}, .memory = "m"}));
+}
 
 TEST(VirtioOptions, NinepFolders) {
   const MachineConfig config = machine_of(

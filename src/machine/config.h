@@ -165,6 +165,7 @@ struct MachineConfig {
   std::vector<NetdevConfig> netdevs = {};
   std::vector<FrameDumpConfig> frame_dumps = {};
   std::vector<SharedFolder> folders = {};
+  std::vector<MemoryFileConfig> memory_files = {};
   std::optional<host::SocketAddress> gdb = {};
   bool start_paused = false;
   bool no_reboot = false;

@@ -7,6 +7,8 @@
 #include <array>
 #include <initializer_list>
 
+#include "testing/fake_pmem.h"
+
 namespace husk::machine {
 namespace {
 
@@ -351,6 +353,39 @@ TEST_F(MachineTest, ADoorbellIsAnsweredByTheLoopAndBeforeAPause) {
   ring();
   machine->pause();
   EXPECT_EQ(driver.used(), 3u);
+}
+
+TEST_F(MachineTest, PersistentMemoryLiesAboveRamOnEveryAccelerator) {
+  constexpr mem::Gpa kFirst = 0x1'0000'0000, kSecond = 0x1'4000'0000;
+  std::vector<testing::FakePmem*> made;
+  const auto with_pmem = [&](MachineOptions wanted, std::uint64_t bytes) {
+    wanted.board.virtio.push_back({.config = VirtioPmemConfig{}});
+    wanted.board.virtio.back().pmem =
+        [&made, bytes](mem::LockDomain&, const std::string&) -> Result<std::unique_ptr<core::PersistentMemory>> {
+      auto memory = std::make_unique<testing::FakePmem>(bytes);
+      made.push_back(memory.get());
+      return memory;
+    };
+    return wanted;
+  };
+  // hlt, for ever
+  const auto machine =
+      make(with_pmem(with_pmem(options(rom_with({0xFB, 0xF4, 0xEB, 0xFC})), 2 << 20), 4 << 20), events_);
+  ASSERT_EQ(made.size(), 2u);
+  EXPECT_EQ(machine->board().memory_space().find(kFirst).ram, &made[0]->region());
+  EXPECT_EQ(machine->board().memory_space().find(kSecond).ram, &made[1]->region());
+  EXPECT_EQ(machine->board().memory_space().find(kFirst + (2 << 20)).ram, nullptr);
+  machine->resume();
+  for (const char* name : {"interp", "jit"}) {
+    ASSERT_TRUE(machine->set_accelerator(name));
+    EXPECT_EQ(machine->board().ram().back(), &made[1]->region());
+  }
+  machine->pause();
+  auto narrow = with_pmem(options(rom_with({0xF4})), 2 << 20);
+  narrow.cpu_model.physical_bits = 32;
+  const auto refused = Machine::create(*loop_, log_, std::move(narrow), [](const MachineEvent&) {});
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().text().find("32 address bits"), std::string::npos) << refused.error().text();
 }
 
 TEST_F(MachineTest, RefusesTooLittleMemory) {

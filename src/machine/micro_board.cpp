@@ -45,6 +45,7 @@ Status MicroBoard::build_memory() {
                                  "give at least 1 MiB, and 64 MiB for a Linux kernel"});
   below_4g_ = std::min(size, kLowRamMax);
   above_4g_ = size - below_4g_;
+  above_ram_ = boot::kFourGiB + above_4g_;
   const auto add_ram = [&](std::string name, mem::Gpa base, std::uint64_t length) -> Status {
     ram_.push_back(HUSK_TRY(mem::RamRegion::create(std::move(name), length)));
     ram_mappings_.push_back(HUSK_TRY(memory_space_.map_ram(base, length, *ram_.back(), 0, true)));
@@ -218,9 +219,25 @@ Status MicroBoard::build_test_devices() {
 Status MicroBoard::build_virtio() {
   virtio_ = std::make_unique<VirtioDevices>(VirtioDevices::Deps{
       memory_space_, io_space_, deps_.clock, deps_.loop, deps_.log, interrupt_ends_.messages(), pci_bus_, config_.cpus,
-      deps_.stop, [this](core::Device& device, mem::LockDomain* domain) { add(device, domain); }});
+      deps_.stop, [this](mem::RamRegion& region) { return place_memory(region); },
+      [this](core::Device& device, mem::LockDomain* domain) { add(device, domain); }});
   for (const VirtioSpec& spec : config_.virtio) HUSK_TRY(virtio_->add(spec));
   return {};
+}
+
+Result<VirtioDevices::Deps::Placed> MicroBoard::place_memory(mem::RamRegion& region) {
+  // Linux maps such memory in sections of 128 MiB; and its own huge pages are of 1 GiB at most.
+  constexpr std::uint64_t kAlignment = std::uint64_t{1} << 30;
+  const mem::Gpa start = align_up(above_ram_, kAlignment);
+  const unsigned bits = std::min(deps_.cpu_model.physical_bits, 52u);
+  if (!range_within(start, region.size(), std::uint64_t{1} << bits))
+    return std::unexpected(
+        Error{fmt::format("{} bytes of memory at {:#x} do not fit into {} address bits", region.size(), start, bits),
+              "give less memory, or a CPU with larger phys-bits"});
+  VirtioDevices::Deps::Placed placed{start, HUSK_TRY(memory_space_.map_ram(start, region.size(), region, 0, true))};
+  ram_list_.push_back(&region);
+  above_ram_ = start + region.size();
+  return placed;
 }
 
 Status MicroBoard::build_pci_test_devices() {
@@ -266,7 +283,7 @@ Result<boot::GpaRange> MicroBoard::wide_pci_window() const {
   // With room for the 64-bit BARs of other devices, which then are there as well.
   if (total <= limit / 4) {
     const std::uint64_t length = std::bit_ceil(total + kLargeBar);
-    const std::uint64_t base = align_up(std::max(boot::kFourGiB + above_4g_, boot::kFourGiB), length);
+    const std::uint64_t base = align_up(above_ram_, length);
     if (base <= limit - length) return boot::GpaRange{base, length};
   }
   return std::unexpected(Error{fmt::format("PCI memory BARs of {} bytes do not fit into {} address bits", total, bits),

@@ -135,6 +135,8 @@ class MicroBoard final {
   Status build_test_devices();
   Status build_virtio();
   Status build_pci_test_devices();
+  /// Above RAM and other such memory: where devices' own is.
+  Result<VirtioDevices::Deps::Placed> place_memory(mem::RamRegion& region);
   /// Where BARs go that are too large for the hole below 4 GiB; empty if there are none.
   Result<boot::GpaRange> wide_pci_window() const;
   /// As firmware would: this board is for kernels that are started without any.
@@ -160,6 +162,7 @@ class MicroBoard final {
   std::vector<mem::RamRegion*> ram_list_;
   std::vector<mem::Mapping> ram_mappings_;
   std::uint64_t below_4g_ = 0, above_4g_ = 0;
+  mem::Gpa above_ram_ = 0;  ///< the next free address beyond RAM
   boot::GpaRange pci_window64_{};
 
   std::vector<std::unique_ptr<core::CharBackend>> backends_;  // outlive the devices that use them

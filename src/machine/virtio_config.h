@@ -141,6 +141,13 @@ struct VirtioBalloonConfig {
   bool operator==(const VirtioBalloonConfig&) const = default;
 };
 
+/// Memory that a file keeps.
+struct VirtioPmemConfig {
+  VirtioPlace place = {};
+  std::string memory = {};  ///< id of a MemoryFileConfig
+  bool operator==(const VirtioPmemConfig&) const = default;
+};
+
 /// Sockets between guest and host.
 struct VirtioVsockConfig {
   VirtioPlace place = {};
@@ -151,7 +158,7 @@ struct VirtioVsockConfig {
 
 using VirtioConfig =
     std::variant<VirtioRngConfig, VirtioBlkConfig, VirtioNetConfig, VirtioConsoleConfig, Virtio9pConfig,
-                 VirtioBalloonConfig, VirtioFsConfig, VirtioVsockConfig, VirtioScsiConfig>;
+                 VirtioBalloonConfig, VirtioFsConfig, VirtioVsockConfig, VirtioScsiConfig, VirtioPmemConfig>;
 
 enum class CacheMode : std::uint8_t { none, writeback, writethrough, directsync, unsafe };
 
@@ -190,6 +197,15 @@ struct SharedFolder {
   bool read_only = false;
   ShareCache cache = ShareCache::automatic;  ///< virtio-fs only
   bool operator==(const SharedFolder&) const = default;
+};
+
+/// A file as guest memory (-object memory-backend-file).
+struct MemoryFileConfig {
+  std::string id = {};
+  std::string path = {};
+  std::uint64_t size = 0;
+  bool shared = false;  ///< false: changes are lost in the end
+  bool operator==(const MemoryFileConfig&) const = default;
 };
 
 struct HostForward {

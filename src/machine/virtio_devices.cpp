@@ -18,6 +18,7 @@
 #include "devices/virtio/console.h"
 #include "devices/virtio/fs.h"
 #include "devices/virtio/net.h"
+#include "devices/virtio/pmem.h"
 #include "devices/virtio/rng.h"
 #include "devices/virtio/scsi.h"
 #include "devices/virtio/vsock.h"
@@ -54,9 +55,9 @@ void give_back(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t length) 
 }
 
 std::string_view kind_name(const VirtioConfig& config) {
-  static constexpr std::string_view kNames[] = {"virtio_rng",     "virtio_blk",   "virtio_net",
-                                                "virtio_console", "virtio_9p",    "virtio_balloon",
-                                                "virtio_fs",      "virtio_vsock", "virtio_scsi"};
+  static constexpr std::string_view kNames[] = {"virtio_rng",  "virtio_blk",     "virtio_net", "virtio_console",
+                                                "virtio_9p",   "virtio_balloon", "virtio_fs",  "virtio_vsock",
+                                                "virtio_scsi", "virtio_pmem"};
   return kNames[config.index()];
 }
 
@@ -85,6 +86,7 @@ VirtioDevices::~VirtioDevices() {
     if (attached->block) attached->block->drain([] {});
     for (auto& unit : attached->units) unit->drain([] {});
     if (attached->fs) attached->fs->drain();
+    if (attached->pmem) attached->pmem->drain();
   }
 }
 
@@ -305,6 +307,19 @@ Status VirtioDevices::make(Attached& attached, const VirtioVsockConfig& config, 
   keep(attached,
        HUSK_TRY(virtio::Vsock::create(environment(attached), *attached.vsock,
                                       {.id = id, .guest_cid = config.guest_cid, .ring = ring_options(config.place)})));
+  return {};
+}
+
+Status VirtioDevices::make(Attached& attached, const VirtioPmemConfig& config, const VirtioSpec& spec,
+                           const std::string& id) {
+  if (!spec.pmem) return fail("{} has no memory", id);
+  attached.pmem = HUSK_TRY(spec.pmem(*attached.domain, id));
+  auto placed = deps_.place_memory(attached.pmem->region());
+  if (!placed) return std::unexpected(std::move(placed).error().within(config.place.id.empty() ? id : config.place.id));
+  attached.memory = std::move(placed->mapping);
+  keep(attached, std::make_unique<virtio::Pmem>(
+                     environment(attached), *attached.pmem,
+                     virtio::Pmem::Config{.id = id, .start = placed->start, .ring = ring_options(config.place)}));
   return {};
 }
 

@@ -9,8 +9,9 @@
 #include "accel/accel.h"
 #include "core/backends.h"
 #include "core/block_backend.h"
-#include "core/share_backend.h"
 #include "core/net_backend.h"
+#include "core/persistent_memory.h"
+#include "core/share_backend.h"
 #include "core/vsock_backend.h"
 #include "devices/pci/bus.h"
 #include "devices/virtio/pci.h"
@@ -36,6 +37,7 @@ struct VirtioSpec {
   unsigned net_queues = 1;  ///< queue pairs of the card
   BackendFactory<core::ShareBackend> fs = {};
   BackendFactory<core::VsockBackend> vsock = {};
+  BackendFactory<core::PersistentMemory> pmem = {};
   std::vector<BackendFactory<core::CharBackend>> ports = {};
 };
 
@@ -52,6 +54,12 @@ class VirtioDevices {
     unsigned cpus = 1;
     /// A disk's error is to stop the machine; `cause` is for the user. Called with the disk's domain held.
     std::function<void(const std::string& cause)> stop;
+    /// Puts memory of a device's into the address space, where all CPUs have it.
+    struct Placed {
+      mem::Gpa start = 0;
+      mem::Mapping mapping = {};
+    };
+    std::function<Result<Placed>(mem::RamRegion& region)> place_memory;
     /// Told of each device, with its domain, in the order of saving.
     std::function<void(core::Device&, mem::LockDomain*)> add;
   };
@@ -80,6 +88,8 @@ class VirtioDevices {
     std::unique_ptr<core::NetBackend> net;
     std::unique_ptr<core::ShareBackend> fs;
     std::unique_ptr<core::VsockBackend> vsock;
+    std::unique_ptr<core::PersistentMemory> pmem;
+    mem::Mapping memory;
     std::unique_ptr<core::Device> device;
     devices::virtio::VirtioDevice* virtio = nullptr;
     std::unique_ptr<devices::virtio::PciTransport> transport;
@@ -100,6 +110,7 @@ class VirtioDevices {
   Status make(Attached& attached, const VirtioFsConfig& config, const VirtioSpec& spec, const std::string& id);
   Status make(Attached& attached, const VirtioVsockConfig& config, const VirtioSpec& spec, const std::string& id);
   Status make(Attached& attached, const VirtioScsiConfig& config, const VirtioSpec& spec, const std::string& id);
+  Status make(Attached& attached, const VirtioPmemConfig& config, const VirtioSpec& spec, const std::string& id);
   core::BlockStop stop_for(std::string disk) const;
   devices::virtio::Environment environment(Attached& attached) { return {memory_, *attached.clock, deps_.log}; }
 

@@ -10,17 +10,15 @@
 
 namespace husk::mem {
 
-Result<std::unique_ptr<RamRegion>> RamRegion::create(std::string name, std::uint64_t size) {
-  size = align_up(size, kPageSize);
-  if (size == 0) return fail("RAM region {} would be empty", name);
-  // KVM maps 2 MiB of a guest at once only where host and guest addresses agree in their low 21 bits.
-  constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20;
+namespace {
+// KVM maps 2 MiB of a guest at once only where host and guest addresses agree in their low 21 bits.
+constexpr std::uint64_t kHugePage = std::uint64_t{2} << 20;
+
+/// Address space for `size` bytes, aligned to a huge page if there is one in it.
+std::uint8_t* reserve(std::uint64_t size) {
   const std::uint64_t reserved = size + (size >= kHugePage ? kHugePage : 0);
   void* area = ::mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (area == MAP_FAILED) {
-    auto error = fail_errno(errno, fmt::format("cannot map {} MiB of memory for {}", size >> 20, name));
-    return error;
-  }
+  if (area == MAP_FAILED) return nullptr;
   auto* data = static_cast<std::uint8_t*>(area);
   if (reserved != size) {
     const std::uint64_t before = (kHugePage - reinterpret_cast<std::uintptr_t>(data) % kHugePage) % kHugePage;
@@ -28,8 +26,30 @@ Result<std::unique_ptr<RamRegion>> RamRegion::create(std::string name, std::uint
     data += before;
     (void)::munmap(data + size, kHugePage - before);
   }
+  return data;
+}
+}  // namespace
+
+Result<std::unique_ptr<RamRegion>> RamRegion::create(std::string name, std::uint64_t size) {
+  size = align_up(size, kPageSize);
+  if (size == 0) return fail("RAM region {} would be empty", name);
+  std::uint8_t* const data = reserve(size);
+  if (!data) return fail_errno(errno, fmt::format("cannot map {} MiB of memory for {}", size >> 20, name));
   // A page fault is expensive on virtual hosts, so ask for huge pages; a host without them serves small ones.
   (void)::madvise(data, size, MADV_HUGEPAGE);
+  return std::unique_ptr<RamRegion>(new RamRegion(std::move(name), size, data));
+}
+
+Result<std::unique_ptr<RamRegion>> RamRegion::map_file(std::string name, int fd, std::uint64_t size, bool shared) {
+  size = align_up(size, kPageSize);
+  if (size == 0) return fail("RAM region {} would be empty", name);
+  std::uint8_t* const data = reserve(size);
+  const int flags = MAP_FIXED | (shared ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE);
+  if (!data || ::mmap(data, size, PROT_READ | PROT_WRITE, flags, fd, 0) == MAP_FAILED) {
+    auto error = fail_errno(errno, fmt::format("cannot map {} MiB of {}", size >> 20, name));
+    if (data) (void)::munmap(data, size);
+    return error;
+  }
   return std::unique_ptr<RamRegion>(new RamRegion(std::move(name), size, data));
 }
 

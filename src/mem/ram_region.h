@@ -29,6 +29,9 @@ class RamRegion {
  public:
   /// Anonymous zero-filled memory of `size` bytes (rounded up to pages). Fails if the host cannot map it.
   static Result<std::unique_ptr<RamRegion>> create(std::string name, std::uint64_t size);
+  /// The first `size` bytes (rounded up to pages) of a file, which must have them and keep them. `shared`: what is
+  /// written is the file's; else it is seen here only. The descriptor may be closed afterwards.
+  static Result<std::unique_ptr<RamRegion>> map_file(std::string name, int fd, std::uint64_t size, bool shared);
   ~RamRegion();
   RamRegion(const RamRegion&) = delete;
   RamRegion& operator=(const RamRegion&) = delete;
@@ -57,7 +60,8 @@ class RamRegion {
   void note_write(std::uint64_t offset, std::uint64_t length) {
     if (length == 0) return;
     for (std::uint64_t page = offset / kPageSize; page <= (offset + length - 1) / kPageSize; ++page)
-      if (flags_[page].load(std::memory_order_acquire)) [[unlikely]] note_write_slow(page, offset, length);
+      if (flags_[page].load(std::memory_order_acquire)) [[unlikely]]
+        note_write_slow(page, offset, length);
   }
 
   /// Starts dirty logging: every page clean. `changed` listeners (TLBs that cache writability) hear of it.

@@ -35,11 +35,13 @@
 #include "devices/virtio/mmio.h"
 #include "devices/virtio/net.h"
 #include "devices/virtio/pci.h"
+#include "devices/virtio/pmem.h"
 #include "devices/virtio/rng.h"
 #include "devices/virtio/scsi.h"
 #include "devices/virtio/vsock.h"
 #include "testing/fake_block.h"
 #include "testing/fake_net.h"
+#include "testing/fake_pmem.h"
 #include "testing/fake_share.h"
 #include "testing/fake_vsock.h"
 
@@ -540,6 +542,20 @@ struct VirtioFsRig : VirtioRig<virtio::Fs> {
   }
   testing::FakeShare server;
 };
+struct VirtioPmemRig : VirtioRig<virtio::Pmem> {
+  explicit VirtioPmemRig(TestMachine& m) : VirtioRig(m) {
+    attach(std::make_unique<virtio::Pmem>(
+        environment(), memory,
+        virtio::Pmem::Config{.start = 0x1'0000'0000, .ring = {.packed = true, .in_order = true}}));
+  }
+  ~VirtioPmemRig() override { memory.drain(); }
+  void outside(std::uint64_t value) override {
+    memory.hold = value & 1;
+    memory.fail = value & 2;
+    if (!memory.held.empty()) memory.complete((value >> 8) % memory.held.size());
+  }
+  testing::FakePmem memory{2 << 20};
+};
 struct VirtioVsockRig : VirtioRig<virtio::Vsock> {
   explicit VirtioVsockRig(TestMachine& m) : VirtioRig(m) {
     attach(taken(virtio::Vsock::create(environment(), host, {.ring = {.packed = true, .in_order = true}})));
@@ -735,6 +751,12 @@ constexpr DeviceKind kKinds[] = {
      state::schema<virtio::MmioState>},
     {"virtio-net", "virtio network card", {}, kVirtioMmio, build<VirtioNetRig>, state::schema<virtio::NetState>},
     {"virtio-pci", "virtio transport over PCI", kPciPorts, {}, build<VirtioPciRig>, state::schema<virtio::PciState>},
+    {"virtio-pmem",
+     "virtio persistent memory",
+     {},
+     kVirtioMmio,
+     build<VirtioPmemRig>,
+     state::schema<virtio::PmemState>},
     {"virtio-rng",
      "virtio random number generator",
      {},

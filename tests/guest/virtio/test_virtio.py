@@ -20,7 +20,8 @@ TIMEOUT = 240
 MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "rng-core", "virtio-rng",
            "virtio_blk", "failover", "net_failover", "virtio_net", "virtio_console", "virtio_balloon", "netfs", "fscache",
            "9pnet", "9pnet_virtio", "9p", "fuse", "virtiofs", "overlay",
-           "scsi_common", "scsi_mod", "virtio_scsi", "sd_mod", "cdrom", "sr_mod", "isofs"]
+           "scsi_common", "scsi_mod", "virtio_scsi", "sd_mod", "cdrom", "sr_mod", "isofs",
+           "libnvdimm", "nd_virtio", "virtio_pmem", "nd_btt", "nd_pmem"]
 APPLETS = ["sh", "mount", "insmod", "cat", "echo", "dd", "sha256sum", "ls", "grep", "ip", "udhcpc", "ping", "wget", "sleep",
            "poweroff", "sync", "hexdump", "cut", "lspci", "head", "wc", "dmesg", "seq", "mkdir", "rm", "nc", "blockdev", "stat",
            "mv", "ln", "chmod", "test", "tr", "sort", "touch", "readlink", "umount", "true", "cmp", "cp", "truncate",
@@ -309,6 +310,58 @@ class Virtio(Guest):
         self.assertIn("inet 10.0.2.15", text)
         self.assertIn("3 packets received", text)
         self.assertIn(hashlib.sha256(Handler.body).hexdigest(), text)
+
+    WAIT_PMEM = "for i in $(seq 100); do [ -e /dev/pmem0 ] && break; sleep 0.1; done\n"
+
+    def test_pmem_is_memory_that_a_file_keeps(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "memory")
+            content = random.Random(13).randbytes(64 << 20)
+            path.write_bytes(content)
+            pmem = ["-object", f"memory-backend-file,id=m,mem-path={path},size=64M,share=on", "-device", "virtio-pmem-pci,memdev=m"]
+            for options, memory in (([], "256M"), (["packed=on"], "3G")):
+                with self.subTest(options):
+                    text = self.check(guest(
+                        self.WAIT_PMEM + "cat /sys/block/pmem0/size /sys/block/pmem0/queue/write_cache; sha256sum < /dev/pmem0\n"
+                        "grep namespace /proc/iomem\n"
+                        "dd if=/dev/pmem0 of=/tmp/x bs=4k skip=16 count=256 2>/dev/null\n"
+                        "dd if=/tmp/x of=/dev/pmem0 bs=4k seek=1024 count=256 conv=fsync 2>/dev/null; echo wrote $?\n"
+                        "sync; sha256sum < /dev/pmem0",
+                        *pmem[:-1], ",".join([pmem[-1], *options]), "-m", memory, smp=2))
+                    self.assertIn("131072\r\n", text)
+                    self.assertIn("namespace0.0", text)
+                    self.assertIn(hashlib.sha256(content).hexdigest(), text)
+                    self.assertIn("wrote 0", text)
+                    expected = bytearray(content)
+                    expected[4 << 20:5 << 20] = content[64 << 10:(64 << 10) + (1 << 20)]
+                    content = bytes(expected)
+                    self.assertEqual(hashlib.sha256(path.read_bytes()).hexdigest(), hashlib.sha256(content).hexdigest())
+                    self.assertIn(hashlib.sha256(content).hexdigest(), text)
+
+    def test_pmem_that_is_not_shared_leaves_its_file_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "memory")
+            content = random.Random(17).randbytes(16 << 20)
+            path.write_bytes(content)
+            text = self.check(guest(
+                self.WAIT_PMEM + "dd if=/dev/zero of=/dev/pmem0 bs=1M count=16 conv=fsync 2>/dev/null; sha256sum < /dev/pmem0",
+                "-object", f"memory-backend-file,id=m,mem-path={path},size=16M", "-device", "virtio-pmem-pci,memdev=m"))
+            self.assertIn(hashlib.sha256(bytes(16 << 20)).hexdigest(), text)
+            self.assertEqual(path.read_bytes(), content)
+
+    def test_two_pmem_devices_beside_a_wide_pci_bar(self):
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = []
+            for name in "ab":
+                arguments += ["-object", f"memory-backend-file,id={name},mem-path={folder}/{name},size=32M,share=on", "-device",
+                              f"virtio-pmem-pci,memdev={name}"]
+            text = self.check(guest(
+                self.WAIT_PMEM + "for i in 0 1; do echo number $i > /tmp/x; dd if=/tmp/x of=/dev/pmem$i conv=fsync 2>/dev/null; done\n"
+                "grep -c pmem /proc/partitions", *arguments, "-device", "pci-testdev,membar=8G"))
+            self.assertIn("\n2\r\n", text)
+            self.assertEqual({os.stat(f"{folder}/{name}").st_size for name in "ab"}, {32 << 20})
+            heads = [pathlib.Path(folder, name).read_bytes()[:8] for name in "ab"]
+            self.assertEqual(sorted(heads), [b"number 0", b"number 1"])
 
 
 class Folders:

@@ -199,4 +199,42 @@ bool CodeCache::written(mem::RamRegion& ram, std::uint64_t offset, std::uint64_t
   return true;
 }
 
+void FarLinks::add(LinkSite& site, std::uint64_t page_number) {
+  // A block that comes and goes has its links listed once.
+  if (site.listed_page == page_number) return;
+  site.listed_page = page_number;
+  buckets_[page_number % kBuckets].push_back({&site, page_number});
+}
+
+void FarLinks::unlink(CodeCache& cache, const Link& link) {
+  cache.unlink(*link.site);
+  link.site->listed_page = LinkSite::kNotListed;
+}
+
+void FarLinks::unlink_all(CodeCache& cache) {
+  for (std::vector<Link>& bucket : buckets_) {
+    for (const Link& link : bucket) unlink(cache, link);
+    bucket.clear();
+  }
+}
+
+bool FarLinks::unlink_pages(CodeCache& cache, std::uint64_t first, std::uint64_t last) {
+  std::size_t count = 0;
+  const auto meets = [&](const Link& link) {
+    if (link.page < first || link.page > last) return false;
+    unlink(cache, link);
+    return true;
+  };
+  if (last - first >= kBuckets) {
+    for (std::vector<Link>& bucket : buckets_) count += std::erase_if(bucket, meets);
+  } else {
+    for (std::uint64_t page = first; page <= last; ++page) count += std::erase_if(buckets_[page % kBuckets], meets);
+  }
+  return count != 0;
+}
+
+void FarLinks::clear() {
+  for (std::vector<Link>& bucket : buckets_) bucket.clear();
+}
+
 }  // namespace husk::cpu::jit

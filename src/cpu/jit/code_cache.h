@@ -1,6 +1,7 @@
 // husk: memory for translated code, and which guest code it came from
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -190,6 +191,26 @@ class CodeCache {
   Records<MemorySite> memory_sites_;
   Records<CallSite> call_sites_;
   Records<LinkSite> link_sites_;
+};
+
+/// Links that are to be reset when a page is mapped elsewhere, by the page that they lead to.
+class FarLinks {
+ public:
+  void add(LinkSite& site, std::uint64_t page_number);
+  void unlink_all(CodeCache& cache);
+  /// Those to the pages first to last, by number. True if there were any.
+  bool unlink_pages(CodeCache& cache, std::uint64_t first, std::uint64_t last);
+  /// Forgets them: their sites are gone.
+  void clear();
+
+ private:
+  struct Link {
+    LinkSite* site;
+    std::uint64_t page;
+  };
+  static constexpr std::size_t kBuckets = 64;
+  static void unlink(CodeCache& cache, const Link& link);
+  std::array<std::vector<Link>, kBuckets> buckets_;
 };
 
 }  // namespace husk::cpu::jit

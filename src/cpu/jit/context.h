@@ -134,6 +134,8 @@ struct LinkSite {
   std::uint8_t* patch = nullptr;           ///< rel32 of the jump, for a target in the same page
   std::uint8_t* slot = nullptr;            ///< 8-byte target of the jump through memory, for one in another page
   const std::uint8_t* unlinked = nullptr;  ///< (running address) the code that asks for the link
+  static constexpr std::uint64_t kNotListed = ~std::uint64_t{0};
+  std::uint64_t listed_page = kNotListed;  ///< number of the page that FarLinks has it under
   std::int32_t offset = 0;                 ///< of the target in the page at page_base
   bool counts = false;                     ///< jumps to a block in its first form are counted here
   Block* target = nullptr;

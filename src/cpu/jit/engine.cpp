@@ -176,40 +176,34 @@ std::uint32_t& Engine::next_heat() {
 
 void Engine::reset_jumps(bool keep_global) {
   mapping_changed_ = true;
-  const auto unlink = [this](std::vector<FarLink>& links) {
-    for (const FarLink& link : links) cache_.unlink(*link.site);
-    links.clear();
-  };
-  unlink(far_links_local_);
+  far_links_local_.unlink_all(cache_);
   empty_jump_table(Core::kMmuUser);
-  executable_[false].reset();
   if (keep_global) return;
-  unlink(far_links_);
+  far_links_.unlink_all(cache_);
   for (const unsigned table : {Core::kMmuSupervisor, Core::kMmuSupervisorAc}) empty_jump_table(table);
-  executable_[true].reset();
 }
 
 void Engine::reset_jumps_to(unsigned shift, std::uint64_t number) {
-  mapping_changed_ = true;
   // What leads to a block that crosses into the page leads to the page before.
-  const auto meets = [=](std::uint64_t page) {
-    return page >> (shift - 12) == number || (page + 1) >> (shift - 12) == number;
-  };
-  for (std::vector<FarLink>* links : {&far_links_, &far_links_local_})
-    std::erase_if(*links, [&](const FarLink& link) {
-      if (!meets(link.page)) return false;
-      cache_.unlink(*link.site);
-      return true;
-    });
+  const std::uint64_t first = number == 0 ? 0 : (number << (shift - 12)) - 1, last = ((number + 1) << (shift - 12)) - 1;
+  bool any = other_ways_ || (entered_page_ >= first && entered_page_ <= last);
+  for (FarLinks* links : {&far_links_, &far_links_local_}) any |= links->unlink_pages(cache_, first, last);
   for (unsigned table = 0; table < Core::kMmuCount; ++table) {
-    if (!jump_table_used_[table]) continue;
+    const auto& pages = jump_pages_[table];
+    if (shift == 12 ? !pages.test(jump_page(first)) && !pages.test(jump_page(last)) : pages.none()) continue;
     for (JumpEntry& entry : context_.jumps[table])
-      if (meets(entry.rip >> 12)) entry = {invalid_page_, nullptr};
+      if (entry.rip >> 12 >= first && entry.rip >> 12 <= last) {
+        entry = {invalid_page_, nullptr};
+        any = true;
+      }
   }
+  // Code of a page that nothing led to has not called anything either.
+  mapping_changed_ |= any;
 }
 
 void Engine::empty_jump_table(unsigned table) {
   if (!std::exchange(jump_table_used_[table], false)) return;
+  jump_pages_[table].reset();
   std::fill(std::begin(context_.jumps[table]), std::end(context_.jumps[table]), JumpEntry{invalid_page_, nullptr});
 }
 
@@ -241,8 +235,7 @@ void Engine::page_flushed(std::uint64_t linear) {
       if (entry.page >> 12 == number) make_empty(entry, kEmptyListed);
     }
   }
-  const auto met = [&](const auto& pages) { return shift == 12 ? pages.test(executable_mark(number)) : pages.any(); };
-  if (met(executable_[true]) || met(executable_[false])) reset_jumps_to(shift, number);
+  reset_jumps_to(shift, number);
 }
 
 bool Engine::write_access_dropped(const std::uint8_t* host_page) {
@@ -444,6 +437,8 @@ Flow Engine::run(Core& core) {
     statistics_.interpreted_instructions += core.instructions_ - before;
     return flow;
   }
+  entered_page_ = context_.page_base >> 12;
+  other_ways_ = false;
   ++statistics_.entries;
   ++core.instructions_;
   result_ = Flow::next;
@@ -518,8 +513,9 @@ const std::uint8_t* Engine::dispatch() {
   if (const std::uint8_t* host = nullptr;
       (core_.cpl_ != 0 || global) && may_link(*block, true) && (host = counted_spilled_entry(*block))) {
     entry = {rip, host};
-    jump_table_used_[table] = true;
-    note_executable(rip, core_.cpl_ == 0, block->crosses);
+    note_jump_target(table, rip);
+  } else {
+    other_ways_ = true;
   }
   return block->entry;
 }
@@ -745,12 +741,14 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
   self.counting_jump_ = true;
   if (!block) return exit;
   ++self.statistics_.links;
-  if (!self.may_link(*block, site.slot != nullptr)) return block->entry;
+  if (!self.may_link(*block, site.slot != nullptr)) {
+    self.other_ways_ = true;
+    return block->entry;
+  }
   self.cache_.link(site, *block, self.linked_entry(site, *block));
   if (site.slot) {
     const bool stays = global && core->cpl_ == 0;
-    (stays ? self.far_links_ : self.far_links_local_).push_back({&site, core->s.rip >> 12});
-    self.note_executable(core->s.rip, stays, block->crosses);
+    (stays ? self.far_links_ : self.far_links_local_).add(site, core->s.rip >> 12);
   }
   return block->entry;
 }

@@ -230,15 +230,13 @@ class Engine final : public interp::CodeEngine, private HostNames {
   /// For a new memory operand of that privilege; slots are shared in turn.
   DataSlot& next_slot(unsigned mmu_index, bool write);
   std::uint32_t& next_heat();
-  static constexpr std::size_t kExecutableMarks = 4096;
-  static std::size_t executable_mark(std::uint64_t page_number) {
-    return (page_number ^ page_number >> 12) % kExecutableMarks;
+  /// A jump table leads to this address now.
+  void note_jump_target(unsigned table, std::uint64_t linear) {
+    jump_table_used_[table] = true;
+    jump_pages_[table].set(jump_page(linear >> 12));
   }
-  /// A far link or a jump table leads to this address now.
-  void note_executable(std::uint64_t linear, bool global, bool crosses) {
-    executable_[global].set(executable_mark(linear >> 12));
-    if (crosses) executable_[global].set(executable_mark((linear >> 12) + 1));
-  }
+  static constexpr std::size_t kJumpPages = std::size_t{1} << 14;
+  static std::size_t jump_page(std::uint64_t page_number) { return (page_number ^ page_number >> 14) % kJumpPages; }
   /// What leads to a block that crosses must be reset when a mapping changes, and it must be one that is translated.
   static bool may_link(const Block& block, bool is_reset) { return !block.crosses || (block.second_page && is_reset); }
 
@@ -256,6 +254,10 @@ class Engine final : public interp::CodeEngine, private HostNames {
   bool code_dropped_ = false;     ///< since translated code was entered
   bool slots_changed_ = false;    ///< pages were taken from slots that running code may rely on
   bool mapping_changed_ = false;  ///< the running code may lie elsewhere now
+  /// Of code that runs or is on the return stack: the page that it was entered in, and whether some was reached in a
+  /// way that is not listed.
+  std::uint64_t entered_page_ = 0;
+  bool other_ways_ = false;
   bool flush_wanted_ = false;
   bool counting_jump_ = true;  ///< of the ways to a block: this one counts
   bool single_block_ = false;
@@ -273,14 +275,10 @@ class Engine final : public interp::CodeEngine, private HostNames {
   std::unique_ptr<TranslatorWorkspace> workspace_;
   std::uint32_t jump_keys_[3] = {};
   bool jump_table_used_[3] = {true, true, true};  ///< some entry may lead to code
-  struct FarLink {
-    LinkSite* site;
-    std::uint64_t page;  ///< number of the page that it leads to
-  };
-  std::vector<FarLink> far_links_;        ///< filled links to other pages
-  std::vector<FarLink> far_links_local_;  ///< those of them that hold in this address space only
-  /// [global]: marks of pages that links and jump tables lead to. Another page with the same mark costs time only.
-  std::bitset<kExecutableMarks> executable_[2];
+  FarLinks far_links_;                            ///< filled links to other pages
+  FarLinks far_links_local_;                      ///< those of them that hold in this address space only
+  /// Marks of the pages that a jump table leads to. Another page with the same mark costs time only.
+  std::bitset<kJumpPages> jump_pages_[3];
   bool host_bmi2_ = false;
   bool host_avx_ = false;
 };

@@ -16,6 +16,8 @@ constexpr std::size_t kMostArguments = 80 * 1024;
 /// Linux with cache=loose keeps one for each name that it knows.
 constexpr std::size_t kMostFids = std::size_t{1} << 20;
 constexpr std::size_t kMostXattr = 65536;
+/// With kMostXattr, 16 MiB. Linux' client has one for each system call that is at it.
+constexpr std::size_t kMostXattrFids = 256;
 
 struct SavedFid {
   std::uint32_t number = 0;
@@ -285,8 +287,11 @@ Outcome<Ninep::Fid> Ninep::find(std::uint32_t number) const {
 int Ninep::add(std::uint32_t number, Fid fid) {
   const std::lock_guard lock(mutex_);
   if (number == ninep::kNoFid) return EINVAL;
-  if (fids_.size() >= kMostFids) return ENFILE;
-  return fids_.emplace(number, std::move(fid)).second ? 0 : EINVAL;
+  const bool holds_xattr = fid.holds_xattr();
+  if (fids_.size() >= kMostFids || (holds_xattr && xattr_fids_ >= kMostXattrFids)) return ENFILE;
+  if (!fids_.emplace(number, std::move(fid)).second) return EINVAL;
+  xattr_fids_ += holds_xattr;
+  return 0;
 }
 
 int Ninep::become(std::uint32_t number, const Fid& before, Fid after) {
@@ -294,6 +299,8 @@ int Ninep::become(std::uint32_t number, const Fid& before, Fid after) {
   const auto found = fids_.find(number);
   if (found == fids_.end() || found->second.node != before.node || found->second.kind != Fid::Kind::closed)
     return ESTALE;
+  if (after.holds_xattr() && xattr_fids_ >= kMostXattrFids) return ENFILE;
+  xattr_fids_ += after.holds_xattr();
   found->second = std::move(after);
   return 0;
 }
@@ -327,6 +334,7 @@ int Ninep::clunk(Message& message) {
     if (found == fids_.end()) return EBADF;
     fid = std::move(found->second);
     fids_.erase(found);
+    xattr_fids_ -= fid.holds_xattr();
   }
   const int error = fid.kind == Fid::Kind::xattr_new ? set_new_xattr(message, fid) : 0;
   release(message, fid);
@@ -338,6 +346,7 @@ void Ninep::reset() {
   {
     const std::lock_guard lock(mutex_);
     fids_.clear();
+    xattr_fids_ = 0;
   }
   server_->reset();
 }
@@ -386,6 +395,7 @@ Status Ninep::load(std::span<const std::uint8_t> state) {
     return fail("the saved session lacks its message size or files");
   if (saved.fids.size() > kMostFids) return fail("the saved session has {} fids", saved.fids.size());
   std::unordered_map<std::uint32_t, Fid> fids;
+  std::size_t xattr_fids = 0;
   for (SavedFid& one : saved.fids) {
     Fid fid{.kind = static_cast<Fid::Kind>(one.kind),
             .directory = one.directory,
@@ -396,15 +406,18 @@ Status Ninep::load(std::span<const std::uint8_t> state) {
             .lock_owners = {}};
     if (one.xattr_value.size() > kMostXattr || one.xattr_name.find('\0') != std::string::npos)
       return fail("the saved session has an extended attribute that cannot be, in fid {}", one.number);
-    if (fid.kind == Fid::Kind::xattr_value || fid.kind == Fid::Kind::xattr_new)
+    if (fid.holds_xattr())
       fid.xattr = std::make_shared<Xattr>(std::move(one.xattr_name), std::move(one.xattr_value), one.xattr_size,
                                           one.xattr_flags);
+    xattr_fids += fid.holds_xattr();
     if (one.number == ninep::kNoFid || !fids.emplace(one.number, std::move(fid)).second)
       return fail("the saved session has a fid {} that cannot be", one.number);
   }
+  if (xattr_fids > kMostXattrFids) return fail("the saved session has {} extended attributes open", xattr_fids);
   HUSK_TRY(server_->load(saved.session));
   const std::lock_guard lock(mutex_);
   fids_ = std::move(fids);
+  xattr_fids_ = xattr_fids;
   message_size_ = saved.message_size;
   return {};
 }

@@ -63,6 +63,7 @@ class Ninep final : public Protocol {
     enum class Kind : std::uint8_t { closed, open, xattr_value, xattr_new } kind = Kind::closed;
     bool directory = false;  ///< an open one
     std::uint32_t uid = 0;   ///< who is attached
+    bool holds_xattr() const { return kind == Kind::xattr_value || kind == Kind::xattr_new; }
     NodeId node = 0;
     std::uint64_t handle = 0;  ///< an open one's
     std::shared_ptr<Xattr> xattr = {};
@@ -147,6 +148,7 @@ class Ninep final : public Protocol {
   const std::shared_ptr<Server::Impl> server_;
   mutable std::mutex mutex_;
   std::unordered_map<std::uint32_t, Fid> fids_;
+  std::size_t xattr_fids_ = 0;                   ///< of them: what holds memory of the guest's choice
   std::atomic<std::uint32_t> message_size_ = 0;  ///< what was agreed on; 0: no session
 };
 

@@ -654,6 +654,18 @@ TEST_F(NinepTest, ExtendedAttributesAreWalkedCreatedAndRemoved) {
   EXPECT_EQ(client->content(4), std::string("user.two\0user.empty\0", 20));
 }
 
+TEST_F(NinepTest, AttributesThatAGuestHoldsAreBounded) {
+  dir.put("file", "content");
+  make();
+  open(1, {"file"});
+  unsigned held = 0;
+  while (held < 1000 && client->ask(kTxattrwalk, Body().u32(1).u32(100 + held).text("")).error == 0) ++held;
+  EXPECT_EQ(held, 256u);
+  EXPECT_EQ(client->ask(kTxattrwalk, Body().u32(1).u32(2000).text("")).error, ENFILE);
+  EXPECT_EQ(client->clunk(100).error, 0);
+  EXPECT_EQ(client->ask(kTxattrwalk, Body().u32(1).u32(2000).text("")).error, 0);
+}
+
 TEST_F(NinepTest, LocksAreTakenOnTheHost) {
   dir.put("file", "0123456789");
   make();

@@ -92,13 +92,14 @@ void CodeCache::add_second(mem::RamRegion& ram, Block& block, unsigned bytes) {
   (void)add(ram, second);
 }
 
-void CodeCache::point(LinkSite& site, const std::uint8_t* running_target) {
-  if (site.patch) {
-    const auto distance = static_cast<std::int32_t>(running_target - (memory_->running(site.patch) + 4));
-    // Aligned or not, one store: another CPU of this cache there is none, and this one is not in the middle of it.
-    std::memcpy(site.patch, &distance, sizeof distance);
+void CodeCache::point(const LinkSite& site, const std::uint8_t* running_target) {
+  std::uint8_t* const at = memory_->writable() + site.place;
+  if (site.far) {
+    std::memcpy(at, &running_target, sizeof running_target);
   } else {
-    std::memcpy(site.slot, &running_target, sizeof running_target);
+    const auto distance = static_cast<std::int32_t>(running_target - (running(at) + 4));
+    // Aligned or not, one store: another CPU of this cache there is none, and this one is not in the middle of it.
+    std::memcpy(at, &distance, sizeof distance);
   }
 }
 
@@ -118,7 +119,7 @@ void CodeCache::unlink(LinkSite& site) {
       break;
     }
   site.target = nullptr;
-  point(site, site.unlinked);
+  point(site, running_at(site.unlinked));
 }
 
 void CodeCache::remove(Block& block) {
@@ -135,15 +136,16 @@ void CodeCache::forward(Block& block) {
   // No room for it: the owner empties the cache before anything runs again.
   if (cold_ + 64 > cold_end_) return;
   LinkSite& site = new_link_site();
-  Emitter entry{block.written_entry};
+  Emitter entry{memory_->writable() + (block.entry - running_at(0))};
   entry.jmp(cold_);
   Emitter cold{cold_};
   // Only jump tables lead here: the block may not have wanted flags, its successor may.
   cold.bytes(restore_flags_.data(), restore_flags_.size());
-  site.patch = cold.jmp_forward();
-  cold.bind(site.patch);
-  site.unlinked = running(cold.at);
-  site.offset = static_cast<std::int32_t>(reinterpret_cast<std::uintptr_t>(block.code) & (mem::kPageSize - 1));
+  std::uint8_t* const jump = cold.jmp_forward();
+  cold.bind(jump);
+  site.place = place(jump);
+  site.unlinked = place(cold.at);
+  site.offset = static_cast<std::uint16_t>(reinterpret_cast<std::uintptr_t>(block.code) & (mem::kPageSize - 1));
   cold.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   cold.jmp(link_stub_);
   cold_ = cold.at;

@@ -47,23 +47,21 @@ class Records {
 struct Block {
   const std::uint8_t* code =
       nullptr;  ///< host address of the first guest byte: identity of the code, whatever maps to it
-  const std::uint8_t* entry = nullptr;          ///< running address
-  std::uint8_t* written_entry = nullptr;        ///< the same, where it is written
-  bool wants_flags = true;                      ///< reads flags that it did not set itself
-  const std::uint8_t* spilled_entry = nullptr;  ///< of a block that wants flags: restores them first (running address)
-  bool counts = false;                          ///< how often it runs, by itself
-  /// The same entries, where jumps are counted until the block is worth its second form; null: not made yet.
-  const std::uint8_t* counted_entry = nullptr;
-  const std::uint8_t* counted_spilled_entry = nullptr;
-  std::uint32_t heat = 0;  ///< entries by the engine until then; 0: it has its second form, or never gets it
-  std::uint32_t key = 0;
+  const std::uint8_t* entry = nullptr;  ///< running address
+  bool wants_flags = true;              ///< reads flags that it did not set itself
+  bool counts = false;                  ///< how often it runs, by itself
+  /// One instruction that reaches into the next page: who comes here makes sure that `second_page` follows.
+  bool crosses = false;
   std::uint16_t bytes = 0;
+  std::uint32_t key = 0;
+  std::uint32_t heat = 0;       ///< entries by the engine until its second form; 0: it has that, or never gets it
+  CodePlace spilled_entry = 0;  ///< restores the flags first; none: not made yet
+  /// The same entries, where jumps are counted until the block is worth its second form.
+  CodePlace counted_entry = 0, counted_spilled_entry = 0;
   std::uint64_t looked_at = 0;  ///< granules of the page whose bytes the translation relies on besides its own
   Block* next_in_bucket = nullptr;
   Block* next_in_page = nullptr;
   LinkSite* incoming = nullptr;
-  /// One instruction that reaches into the next page: who comes here makes sure that `second_page` follows.
-  bool crosses = false;
   const std::uint8_t* second_page = nullptr;  ///< host address; null: none that can be translated from
   Block* partner = nullptr;  ///< in the second page: what stands there for a block that crosses into it
 };
@@ -109,6 +107,8 @@ class CodeCache {
 
   const std::uint8_t* running(const std::uint8_t* written) const { return memory_->running(written); }
   const std::uint8_t* written(const std::uint8_t* running) const { return memory_->written(running); }
+  CodePlace place(const std::uint8_t* written) const { return static_cast<CodePlace>(written - memory_->writable()); }
+  const std::uint8_t* running_at(CodePlace place) const { return running(memory_->writable() + place); }
   std::uint8_t* hot() { return hot_; }
   std::uint8_t* cold() { return cold_; }
   void use(std::uint8_t* hot_end, std::uint8_t* cold_end) {
@@ -175,7 +175,7 @@ class CodeCache {
     return mixed >> (64 - bucket_bits_);
   }
   void grow_buckets();
-  void point(LinkSite& site, const std::uint8_t* running_target);
+  void point(const LinkSite& site, const std::uint8_t* running_target);
   void remove(Block& block);
   void forward(Block& block);
 

@@ -77,6 +77,7 @@ struct Context {
   std::uint64_t stack_pointer;       ///< host RSP of the code that called a stub, and where it goes on
   std::uint64_t return_stack_limit;  ///< below it the return stack is emptied
   void* self;                        ///< the Core
+  const std::uint8_t* code;          ///< where translated code begins to run
   std::uint64_t missed;              ///< linear address of an access whose page no TLB has
   void* missed_site;                 ///< its MemorySite
   std::uint32_t host_mxcsr;
@@ -102,42 +103,49 @@ struct Context {
   std::uint32_t heat[kHeatCounters];  ///< jumps left to blocks in their first form
 };
 
-/// A memory operand, for the stub that its fast path falls back on. Its layout is known to the stubs.
+/// Where a piece of translated code is: its distance from Context::code. 0, where stubs are, stands for none.
+using CodePlace = std::uint32_t;
+
+/// A memory operand, for the stub that its fast path falls back on. Its layout is known to the stubs. There are
+/// hundreds of thousands of them: their size matters.
 struct MemorySite {
-  const std::uint8_t* resume;   ///< in the fast path, behind the check
-  const std::uint8_t* checked;  ///< where R10 holds the host address; null: others rely on the slot
-  /// All ones; or 0: what R10 holds at `checked` is the distance from the linear address, which the instruction adds.
-  std::uint64_t linear_kept = ~std::uint64_t{0};
-  DataSlot* slot;                       ///< null: the operand is looked up by page number
-  std::uint32_t room;                   ///< a page's size less the operand's
-  std::uint32_t patience;               ///< misses until another form is tried
-  std::uint32_t align_mask;             ///< alignment that the instruction demands, less 1
-  std::uint16_t offset;                 ///< of the instruction in its page
-  std::uint16_t last;                   ///< bytes - 1
-  const std::uint8_t* code;             ///< host address of the guest instruction
-  const std::uint8_t* block;            ///< and of its block's first
-  std::uint32_t key;                    ///< of the block
-  const Insn* insn;                     ///< decoded, once it was needed
-  std::uint8_t length;                  ///< of the instruction in bytes
-  std::uint8_t failures = 0;            ///< of a check for several operands, for which nothing can be done
-  std::uint16_t own = 0;                ///< where in the span of a check for several operands its own begins
-  bool leads = false;                   ///< the check is for several operands
-  bool write = false;                   ///< the check is for writing
-  bool writes = false;                  ///< the access itself does, whatever the check is for
-  const std::uint8_t* after = nullptr;  ///< behind the instruction, for when the interpreter did it
+  CodePlace resume = 0;                ///< in the fast path, behind the check
+  CodePlace checked = 0;               ///< where R10 holds the host address; none: others rely on the slot
+  CodePlace after = 0;                 ///< behind the instruction, for when the interpreter did it
+  std::uint32_t slot = 0;              ///< its DataSlot's distance from GS; 0: the operand is looked up by page number
+  const std::uint8_t* page = nullptr;  ///< host address of the page that the instruction lies in
+  const Insn* insn = nullptr;          ///< decoded, once it was needed
+  std::uint32_t key = 0;               ///< of the block
+  std::uint16_t offset = 0;            ///< of the instruction in its page
+  std::uint16_t block = 0;             ///< of the block's first
+  std::uint16_t room = 0;              ///< a page's size less the operand's
+  std::uint16_t last = 0;              ///< bytes - 1
+  std::uint16_t own = 0;               ///< where in the span of a check for several operands its own begins
+  std::uint16_t patience = 0;          ///< misses until another form is tried
+  std::uint8_t align_mask = 0;         ///< alignment that the instruction demands, less 1
+  std::uint8_t length = 0;             ///< of the instruction in bytes
+  std::uint8_t failures = 0;           ///< of a check for several operands, for which nothing can be done
+  bool crosses = false;                ///< the instruction reaches into the next page
+  bool adds_base = false;              ///< what R10 holds at `checked` is the distance from the linear address
+  bool leads = false;                  ///< the check is for several operands
+  bool write = false;                  ///< the check is for writing
+  bool writes = false;                 ///< the access itself does, whatever the check is for
+
+  const std::uint8_t* code() const { return page + offset; }
+  const std::uint8_t* block_code() const { return page + block; }
 };
 
 struct Block;
 
 /// A jump to code known by its place relative to the current page.
 struct LinkSite {
-  std::uint8_t* patch = nullptr;           ///< rel32 of the jump, for a target in the same page
-  std::uint8_t* slot = nullptr;            ///< 8-byte target of the jump through memory, for one in another page
-  const std::uint8_t* unlinked = nullptr;  ///< (running address) the code that asks for the link
   static constexpr std::uint64_t kNotListed = ~std::uint64_t{0};
-  std::uint64_t listed_page = kNotListed;  ///< number of the page that FarLinks has it under
-  std::int32_t offset = 0;                 ///< of the target in the page at page_base
+  CodePlace place = 0;  ///< of the jump's rel32; or, of one to another page, of the 8-byte target that it goes through
+  CodePlace unlinked = 0;                  ///< of the code that asks for the link
+  std::uint16_t offset = 0;                ///< of the target in the page at page_base
+  bool far = false;                        ///< through memory
   bool counts = false;                     ///< jumps to a block in its first form are counted here
+  std::uint64_t listed_page = kNotListed;  ///< number of the page that FarLinks has it under
   Block* target = nullptr;
   LinkSite* next = nullptr;  ///< of the target's incoming links
 };

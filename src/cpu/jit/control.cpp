@@ -10,8 +10,8 @@ namespace husk::cpu::jit {
 
 LinkSite& Translator::new_link(std::int64_t target) {
   LinkSite& site = e_.cache_.new_link_site();
-  site.unlinked = e_.cache_.running(cold_.at);
-  site.offset = static_cast<std::int32_t>(target & 0xFFF);
+  site.unlinked = e_.cache_.place(cold_.at);
+  site.offset = static_cast<std::uint16_t>(target & 0xFFF);
   site.counts = hot_form_ || second_;
   cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   cold_.jmp(e_.stubs_.link_host);
@@ -30,7 +30,7 @@ void Translator::emit_link(std::int64_t target, bool call, bool looked_up) {
       hot_.call(ask);
     else
       hot_.jmp(ask);
-    site.patch = hot_.at - 4;
+    site.place = e_.cache_.place(hot_.at - 4);
     return;
   }
   // Which code lies in the other page is known only as long as the mapping holds: the jump goes through memory that is
@@ -42,12 +42,14 @@ void Translator::emit_link(std::int64_t target, bool call, bool looked_up) {
     hot_.store_gs(e_.gs(e_.context_.page_base), kHostR11);
   }
   while (reinterpret_cast<std::uintptr_t>(cold_.at) % 8) cold_.byte(0xCC);
-  site.slot = cold_.at;
-  cold_.qword(reinterpret_cast<std::uintptr_t>(site.unlinked));
+  site.far = true;
+  const std::uint8_t* const slot = cold_.at;
+  site.place = e_.cache_.place(slot);
+  cold_.qword(reinterpret_cast<std::uintptr_t>(e_.cache_.running_at(site.unlinked)));
   hot_.byte(0xFF);  // jmp or call [rip + slot]
   hot_.byte(call ? 0x15 : 0x25);
   hot_.dword(0);
-  Emitter::set_relative(hot_.at - 4, site.slot);
+  Emitter::set_relative(hot_.at - 4, slot);
 }
 
 void Translator::keep_patches_off_entry() {
@@ -61,7 +63,7 @@ void Translator::emit_link_if(unsigned condition, std::int64_t target) {
   LinkSite& site = new_link(target);
   keep_patches_off_entry();
   hot_.jcc(condition, ask);
-  site.patch = hot_.at - 4;
+  site.place = e_.cache_.place(hot_.at - 4);
 }
 
 void Translator::emit_cold_exit(std::int64_t target) {
@@ -153,7 +155,7 @@ void Translator::emit_target(const Item& item) {
 }
 
 void Translator::abandon_sites() {
-  for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = nullptr;
+  for (unsigned i = 0; i < open_count_; ++i) open_sites_[i]->after = 0;
   open_count_ = 0;
 }
 
@@ -426,7 +428,7 @@ void Translator::emit_string(const Item& item) {
   std::uint8_t* const store = cold_.jcc_short(kZero);
   for (const bool write : {false, true}) {
     MemorySite& site = new_memory_site(item, 1, write);
-    site.resume = e_.cache_.running(again);
+    site.resume = e_.cache_.place(again);
     if (write) cold_.bind_short(store);
     cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
     cold_.jmp(e_.stubs_.tlb_miss[core_.mmu_index_][write]);

@@ -67,6 +67,7 @@ Engine::Engine(Core& core, std::unique_ptr<CodeMemory> memory, const EngineOptio
   if (options.seed) random = *options.seed;
   invalid_page_ = (random & 0x003F'FFFF'FFFF'E000) | 0x4000'0000'0000'0000;
   context_.self = &core;
+  context_.code = cache_.running_at(0);
   dummy_page_ = align_up(reinterpret_cast<std::uintptr_t>(dummy_.get()), mem::kPageSize);
   for (DataSlot& slot : context_.slots) make_empty(slot, kEmpty);
   for (auto& tables : context_.tlb)
@@ -524,32 +525,32 @@ const std::uint8_t* Engine::spilled_entry(Block& block) {
   if (!block.wants_flags) return block.entry;
   if (!block.spilled_entry && !cache_.full()) {
     Emitter cold{cache_.cold()};
-    block.spilled_entry = cache_.running(cold.at);
+    block.spilled_entry = cache_.place(cold.at);
     emit_restore_flags(cold, kHostR11);
-    cold.jmp(block.written_entry);
+    cold.jmp(cache_.written(block.entry));
     cache_.use(cache_.hot(), cold.at);
   }
-  return block.spilled_entry;
+  return block.spilled_entry ? cache_.running_at(block.spilled_entry) : nullptr;
 }
 
 const std::uint8_t* Engine::counted_spilled_entry(Block& block) {
   const std::uint8_t* const entry = spilled_entry(block);
   if (!entry || !block.heat || block.counts) return entry;
-  if (!block.counted_spilled_entry) block.counted_spilled_entry = emit_counted(block, entry, false);
-  return block.counted_spilled_entry;
+  return counting(block.counted_spilled_entry, block, entry, false);
 }
 
 const std::uint8_t* Engine::linked_entry(const LinkSite& site, Block& block) {
   if (!site.counts || !block.heat || block.counts) return block.entry;
-  if (!block.counted_entry) block.counted_entry = emit_counted(block, block.entry, block.wants_flags);
-  return block.counted_entry;
+  return counting(block.counted_entry, block, block.entry, block.wants_flags);
 }
 
-const std::uint8_t* Engine::emit_counted(Block& block, const std::uint8_t* entry, bool flags_live) {
+const std::uint8_t* Engine::counting(CodePlace& counted, const Block& block, const std::uint8_t* entry,
+                                     bool flags_live) {
+  if (counted) return cache_.running_at(counted);
   if (cache_.full()) return entry;
   Emitter cold{cache_.cold()};
   const std::uint8_t* const written_entry = cache_.written(entry);
-  const std::uint8_t* const counted = cache_.running(cold.at);
+  counted = cache_.place(cold.at);
   const std::int32_t heat = gs(next_heat());
   if (flags_live) {
     cold.mov(kHostR11, kHostRcx);
@@ -569,7 +570,7 @@ const std::uint8_t* Engine::emit_counted(Block& block, const std::uint8_t* entry
   cold.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&block));
   cold.jmp(stubs_.heated);
   cache_.use(cache_.hot(), cold.at);
-  return counted;
+  return cache_.running_at(counted);
 }
 
 const std::uint8_t* Engine::after_instruction(Flow flow, unsigned length, const std::uint8_t* resume) {
@@ -607,10 +608,10 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   ++site.patience;
   self.take_state();
   core->s.rip = self.context_.page_base + site.offset;
-  if (site.code && !site.insn) {
+  if (!site.crosses && !site.insn) {
     CallSite& decoded = self.cache_.new_call_site();
     std::array<std::uint8_t, 15> bytes;
-    std::memcpy(bytes.data(), site.code, site.length);
+    std::memcpy(bytes.data(), site.code(), site.length);
     // Another CPU may just have written something else there, of which this one has not heard yet.
     if (decode({bytes.data(), site.length}, core->code_size_, decoded.insn) == DecodeStatus::ok &&
         decoded.insn.length == site.length) {
@@ -621,7 +622,7 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
   // An instruction that reaches into the next page is fetched anew, whatever is mapped there now.
   if (!site.insn) {
     self.context_.missed = 0;
-    return self.after_instruction(core->execute_uncached(), 0, site.code ? nullptr : site.after);
+    return self.after_instruction(core->execute_uncached(), 0, site.crosses ? self.after(site) : nullptr);
   }
   ++core->instructions_;
   self.beside_ram_ = nullptr;
@@ -631,7 +632,7 @@ const std::uint8_t* Engine::glue_slow(Core* core, void* site_pointer) {
     self.note_beside(*self.beside_ram_, self.beside_offset_);
   if (site.leads) self.note_failed_group(site);
   self.context_.missed = 0;
-  return self.after_instruction(flow, site.insn->length, site.after);
+  return self.after_instruction(flow, site.insn->length, self.after(site));
 }
 
 // The TLB misses far more often than anything else is amiss: its entry is made, and the access tried again.
@@ -674,7 +675,7 @@ const std::uint8_t* Engine::glue_heated_inside(Core* core, void* site_pointer) {
   const MemorySite& site = *static_cast<const MemorySite*>(site_pointer);
   self.take_state();
   core->s.rip = self.context_.page_base + site.offset;
-  self.give_second_form(site.block, site.key);
+  self.give_second_form(site.block_code(), site.key);
   return self.dispatch();
 }
 
@@ -702,8 +703,8 @@ void Engine::note_failed_group(MemorySite& site) {
   const bool found = entry.read_tag == tag && entry.write_tag == tag;
   constexpr unsigned kTries = 8;
   if ((found && !crosses) || ++site.failures < kTries) return;
-  ungrouped_.insert(site.code);
-  make_anew(site.block, site.key);
+  ungrouped_.insert(site.code());
+  make_anew(site.block_code(), site.key);
 }
 
 const std::uint8_t* Engine::glue_need_x87(Core* core, void* resume) {
@@ -720,9 +721,9 @@ const std::uint8_t* Engine::glue_wander(Core* core, void* site_pointer) {
   self.take_state();
   core->s.rip = self.context_.page_base + site.offset;
   // Its block is made anew, with the other form. What runs on from here is a block of its own until then.
-  self.wandering_.insert(site.code);
+  self.wandering_.insert(site.code());
   ++self.statistics_.wandering;
-  self.make_anew(site.block, site.key);
+  self.make_anew(site.block_code(), site.key);
   return self.dispatch();
 }
 
@@ -731,7 +732,7 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
   LinkSite& site = *static_cast<LinkSite*>(site_pointer);
   const PhaseMark phase(self.phase_, Phase::look_up);
   self.take_state();
-  core->s.rip = self.context_.page_base + static_cast<std::uint64_t>(static_cast<std::int64_t>(site.offset));
+  core->s.rip = self.context_.page_base + site.offset;
   if (!core->code64()) core->s.rip &= 0xFFFFFFFF;
   bool global = false;
   const std::uint8_t* exit = nullptr;
@@ -741,12 +742,12 @@ const std::uint8_t* Engine::glue_link(Core* core, void* site_pointer) {
   self.counting_jump_ = true;
   if (!block) return exit;
   ++self.statistics_.links;
-  if (!self.may_link(*block, site.slot != nullptr)) {
+  if (!self.may_link(*block, site.far)) {
     self.other_ways_ = true;
     return block->entry;
   }
   self.cache_.link(site, *block, self.linked_entry(site, *block));
-  if (site.slot) {
+  if (site.far) {
     const bool stays = global && core->cpl_ == 0;
     (stays ? self.far_links_ : self.far_links_local_).add(site, core->s.rip >> 12);
   }

@@ -154,6 +154,7 @@ class Engine final : public interp::CodeEngine, private HostNames {
   void emit_save_registers(Emitter& e) const;
   void emit_load_registers(Emitter& e) const;
   std::uint8_t* emit_trampoline(Emitter& e, Glue glue);
+  void emit_jump_to(Emitter& e, std::size_t field) const;
   void emit_beside(Emitter& e, unsigned mmu_index);
   void emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::uint8_t* wander);
   void emit_indirect(Emitter& e, unsigned table, const std::uint8_t* slow) const;
@@ -184,8 +185,8 @@ class Engine final : public interp::CodeEngine, private HostNames {
   const std::uint8_t* counted_spilled_entry(Block& block);
   /// Where a link's jump goes.
   const std::uint8_t* linked_entry(const LinkSite& site, Block& block);
-  /// Counts a jump, and goes on to `entry`. `flags_live`: they are the host's, and stay.
-  const std::uint8_t* emit_counted(Block& block, const std::uint8_t* entry, bool flags_live);
+  /// `counted`, made if it is not: counts a jump, and goes on to `entry`. `flags_live`: they are the host's, and stay.
+  const std::uint8_t* counting(CodePlace& counted, const Block& block, const std::uint8_t* entry, bool flags_live);
   void give_second_form(const std::uint8_t* code, std::uint32_t key);
   /// Makes anew the block of a check for several operands that fails too often.
   void note_failed_group(MemorySite& site);
@@ -227,6 +228,13 @@ class Engine final : public interp::CodeEngine, private HostNames {
   void forget_beside();
   void make_empty(DataSlot& slot, SlotMark mark) const;
   void make_empty(TlbSlot& slot, SlotMark mark) const;
+  DataSlot* slot_of(const MemorySite& site) {
+    return site.slot ? reinterpret_cast<DataSlot*>(reinterpret_cast<std::uint8_t*>(&core_) + site.slot) : nullptr;
+  }
+  /// Running address; null: none.
+  const std::uint8_t* after(const MemorySite& site) const {
+    return site.after ? cache_.running_at(site.after) : nullptr;
+  }
   /// For a new memory operand of that privilege; slots are shared in turn.
   DataSlot& next_slot(unsigned mmu_index, bool write);
   std::uint32_t& next_heat();

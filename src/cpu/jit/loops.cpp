@@ -117,7 +117,7 @@ std::optional<Translator::Pin> Translator::pin_for(const Item& item) const {
   if (!insn.memory) return {};
   const DataSlot* slot = nullptr;
   if (access.carried != Access::kNoGroup)
-    slot = carried_[access.carried].site->slot;
+    slot = e_.slot_of(*carried_[access.carried].site);
   else if (access.group != Access::kNoGroup && groups_[access.group].carried)
     slot = groups_[access.group].slot;
   if (!slot) return {};
@@ -212,7 +212,7 @@ void Translator::emit_rounds_allowed(const Carried& carried, std::uint8_t* (&fai
   }
   if (carried.index != kNoRegister) linear.index = static_cast<std::uint8_t>(home(carried.index));
   hot_.lea(kHostR11, linear);
-  hot_.gs(0x33, kHostR11, e_.gs(carried.site->slot->page));
+  hot_.gs(0x33, kHostR11, e_.gs(e_.slot_of(*carried.site)->page));
   if (carried.align > 1) {
     hot_.test_imm(kHostR11, static_cast<std::int32_t>(carried.align - 1), false);
     fails[0] = hot_.jcc_forward(kNotZero);
@@ -280,8 +280,9 @@ void Translator::emit_rounds(unsigned condition, std::uint8_t* not_taken, std::i
   // Operands that use up their pages may wander now and then, and are still best off with slots.
   for (unsigned i = 0; i < carried_count_; ++i) {
     hot_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&carried_[i].site->patience));
+    hot_.byte(0x66);
     hot_.rm(0xC7, 0, {kHostR11}, false);
-    hot_.dword(kPatience);
+    hot_.word(kPatience);
   }
   hot_.jmp(back);
 

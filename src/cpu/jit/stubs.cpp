@@ -87,6 +87,13 @@ std::uint8_t* Engine::emit_trampoline(Emitter& e, Glue glue) {
   return start;
 }
 
+/// Goes on where that field of the MemorySite in R11 says.
+void Engine::emit_jump_to(Emitter& e, std::size_t field) const {
+  e.rm(0x8B, kHostR11, {kHostR11, HostAddress::kNone, 0, static_cast<std::int32_t>(field)}, false);
+  e.gs(0x03, kHostR11, gs(context_.code));
+  e.jmp_reg(kHostR11);
+}
+
 /// A store to RDX's page, which is not in the TLB as writable: R10 linear address, R11 MemorySite, RAX to RDX free.
 /// Falls through if the interpreter is to do it.
 void Engine::emit_beside(Emitter& e, unsigned mmu_index) {
@@ -106,7 +113,7 @@ void Engine::emit_beside(Emitter& e, unsigned mmu_index) {
   others[0] = e.jcc_forward(kNotZero);
   // RDX is the page of the last byte.
   e.rr(0x33, kHostRdx, kHostR10);
-  e.rm(0x8B, kHostRcx, site(offsetof(MemorySite, room)), false);
+  e.rm(0xB70F, kHostRcx, site(offsetof(MemorySite, room)), false);  // movzx
   e.rr(0x3B, kHostRdx, kHostRcx);
   others[1] = e.jcc_forward(kAbove);
   // A bit number in a register is taken modulo 64: no operand is larger than a granule, so its ends tell.
@@ -120,18 +127,22 @@ void Engine::emit_beside(Emitter& e, unsigned mmu_index) {
   e.shift_imm(5, kHostRcx, 6);
   e.rr(0xA30F, kHostRcx, kHostRdx);
   others[3] = e.jcc_forward(kBelow);
-  e.rm(0x83, 7, site(offsetof(MemorySite, checked)));  // cmp qword, 0
+  e.rm(0x83, 7, site(offsetof(MemorySite, checked)), false);  // cmp dword, 0
   e.byte(0);
   others[5] = e.jcc_forward(kZero);
   e.gs(0x83, 5, entry(offsetof(BesidePage, writes)), true, kHostRax);  // sub, 1
   e.byte(1);
   others[4] = e.jcc_forward(kBelow);
-  e.rm(0x23, kHostR10, site(offsetof(MemorySite, linear_kept)));
+  e.rm(0x80, 7, site(offsetof(MemorySite, adds_base)), false);  // cmp byte, 0
+  e.byte(0);
+  std::uint8_t* const whole = e.jcc_short(kZero);
+  e.mov_imm(kHostR10, 0);
+  e.bind_short(whole);
   e.gs(0x03, kHostR10, entry(offsetof(BesidePage, addend)), true, kHostRax);
   e.load_gs(kHostRax, gs(context_.rax));
   e.load_gs(kHostRcx, gs(context_.rcx));
   e.load_gs(kHostRdx, gs(context_.rdx));
-  e.rm(0xFF, 4, site(offsetof(MemorySite, checked)), false);  // jmp
+  emit_jump_to(e, offsetof(MemorySite, checked));
   for (std::uint8_t* other : others) e.bind(other);
 }
 
@@ -159,7 +170,7 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
     e.gs(0x83, 0, gs(context_.hot.table_misses));  // add qword, 1
     e.byte(1);
   }
-  e.rm(0x85, kHostR10, site(offsetof(MemorySite, align_mask)), false);  // test
+  e.rm(0x84, kHostR10, site(offsetof(MemorySite, align_mask)), false);  // test byte
   std::uint8_t* const misaligned = e.jcc_forward(kNotZero);
   // Core::tlb_index()
   e.mov(kHostRax, kHostR10);
@@ -215,11 +226,11 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   e.gs(0x89, kHostRdx, table, true, kHostRax);
   e.bind(entered);
   restore();
-  e.rm(0x83, 7, site(offsetof(MemorySite, slot)));  // cmp qword, 0
+  e.rm(0x83, 7, site(offsetof(MemorySite, slot)), false);  // cmp dword, 0
   e.byte(0);
   std::uint8_t* const has_slot = e.jcc_forward(kNotZero);
   // The site has no slot: it looks in the table again.
-  e.rm(0xFF, 4, site(offsetof(MemorySite, resume)), false);  // jmp
+  emit_jump_to(e, offsetof(MemorySite, resume));
   e.bind(miss);
   if (write) emit_beside(e, mmu_index);
   e.bind(misaligned);
@@ -246,7 +257,8 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
     e.gs(0x83, 0, gs(context_.hot.slot_misses));
     e.byte(1);
   }
-  e.rm(0x83, 5, site(offsetof(MemorySite, patience)), false);  // sub dword, 1
+  e.byte(0x66);
+  e.rm(0x83, 5, site(offsetof(MemorySite, patience)), false);  // sub word, 1
   e.byte(1);
   e.jcc(kZero, wander);
   e.bind(has_slot);
@@ -256,29 +268,29 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   tlb_index();
   e.gs(0x8B, kHostRcx, table, true, kHostRax);
   e.rr(0x33, kHostR10, kHostRcx);  // offset in the page, if it is that
-  e.rm(0x8B, kHostRdx, site(offsetof(MemorySite, room)), false);
+  e.rm(0xB70F, kHostRdx, site(offsetof(MemorySite, room)), false);
   e.rr(0x3B, kHostR10, kHostRdx);
   std::uint8_t* const other_page = e.jcc_forward(kAbove);
-  e.rm(0x85, kHostR10, site(offsetof(MemorySite, align_mask)), false);
+  e.rm(0x84, kHostR10, site(offsetof(MemorySite, align_mask)), false);
   std::uint8_t* const unaligned = e.jcc_forward(kNotZero);
-  e.rm(0x8B, kHostRdx, site(offsetof(MemorySite, slot)));
+  e.rm(0x8B, kHostRdx, site(offsetof(MemorySite, slot)), false);
   e.rr(0x03, kHostR10, kHostRcx);  // the linear address again
   // A walk from page to page is what slots are good at: it does not count as wandering. To and fro, as a stack goes,
   // does.
   e.mov(kHostRax, kHostRcx);
-  e.rm(0x2B, kHostRax, {kHostRdx, HostAddress::kNone, 0, 0});
+  e.gs(0x2B, kHostRax, offsetof(DataSlot, page), true, kHostRdx);
   e.alu_imm(7, kHostRax, 4096);
   std::uint8_t* const far = e.jcc_short(kNotZero);
-  e.rm(0x83, 0, site(offsetof(MemorySite, patience)), false);  // add dword, 1
+  e.byte(0x66);
+  e.rm(0x83, 0, site(offsetof(MemorySite, patience)), false);  // add word, 1
   e.byte(1);
   e.bind_short(far);
   tlb_index();
   e.gs(0x8B, kHostRax, table + 8, true, kHostRax);
   e.rr(0x2B, kHostRax, kHostRcx);
-  e.rm(0x89, kHostRax, {kHostRdx, HostAddress::kNone, 0, offsetof(DataSlot, addend)});
+  e.gs(0x89, kHostRax, offsetof(DataSlot, addend), true, kHostRdx);
   e.push(kHostR10);
   e.mov(kHostR10, kHostRdx);
-  e.gs(0x2B, kHostR10, gs(context_.self));
   e.shift_imm(5, kHostR10, 3);  // a slot has 16 bytes, a tag two
   const std::int32_t to_number = -gs(context_.slots[0]) / 8;
   if (write) {
@@ -292,18 +304,17 @@ void Engine::emit_misses(Emitter& e, unsigned mmu_index, bool write, const std::
   e.byte(0x66);
   e.gs(0x89, kHostRax, gs(context_.linear_tags[0]) + to_number, false, kHostR10);
   e.pop(kHostR10);
-  e.rm(0xF6, 0, {kHostRdx, HostAddress::kNone, 0, 0}, false);  // test byte
+  e.gs(0xF6, 0, offsetof(DataSlot, page), false, kHostRdx);  // test byte
   e.byte(kEmpty);
-  e.rm(0x89, kHostRcx, {kHostRdx, HostAddress::kNone, 0, offsetof(DataSlot, page)});
+  e.gs(0x89, kHostRcx, offsetof(DataSlot, page), true, kHostRdx);
   std::uint8_t* const in_list = e.jcc_short(kZero);
   e.load_gs(kHostRcx, gs(context_.filled_bytes[mmu_index]), false);
-  e.gs(0x2B, kHostRdx, gs(context_.self));
   e.gs(0x89, kHostRdx, gs(context_.filled[mmu_index][0]), false, kHostRcx);
   e.gs(0x83, 0, gs(context_.filled_bytes[mmu_index]), false);
   e.byte(4);
   e.bind_short(in_list);
   restore();
-  e.rm(0xFF, 4, site(offsetof(MemorySite, resume)), false);
+  emit_jump_to(e, offsetof(MemorySite, resume));
   e.bind(other_page);
   e.bind(unaligned);
   e.rr(0x33, kHostR10, kHostRcx);

@@ -101,23 +101,28 @@ bool Translator::has_slot(const Item& item) const {
 
 MemorySite& Translator::new_memory_site(const Item& item, unsigned bytes, bool write) {
   MemorySite& site = e_.cache_.new_memory_site();
-  site.room = static_cast<std::uint32_t>(mem::kPageSize - bytes);
-  site.offset = item.offset;
+  site.room = static_cast<std::uint16_t>(mem::kPageSize - bytes);
   site.last = static_cast<std::uint16_t>(bytes - 1);
   site.patience = kPatience;
-  site.code = second_ ? nullptr : page_ + item.offset;
-  site.length = item.insn.length;
-  site.block = page_ + items_[0].offset;
-  site.key = key_;
+  place_site(site, item);
   site.write = site.writes = write;
   open_sites_[open_count_++] = &site;
   return site;
 }
 
+void Translator::place_site(MemorySite& site, const Item& item) const {
+  site.page = page_;
+  site.offset = item.offset;
+  site.block = items_[0].offset;
+  site.key = key_;
+  site.crosses = second_ != nullptr;
+  site.length = item.insn.length;
+}
+
 DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, unsigned bytes, bool write,
                                  unsigned align, const Access* leader, std::int32_t beyond) {
   MemorySite& site = new_memory_site(item, bytes, write);
-  site.align_mask = align - 1;
+  site.align_mask = static_cast<std::uint8_t>(align - 1);
   site.leads = leader != nullptr;
   site.own = static_cast<std::uint16_t>(beyond);
   if (leader) site.writes = leader->write;
@@ -142,15 +147,14 @@ DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, un
   }
   if (!has_slot(item)) {
     const std::int32_t table = e_.gs(e_.context_.tlb[core_.mmu_index_][write][0]);
-    site.slot = nullptr;
-    site.resume = e_.cache_.running(hot_.at);
+    site.resume = e_.cache_.place(hot_.at);
     hot_.mov(kHostR11, kHostR10);
     hot_.shift_imm(5, kHostR11, 8);
     hot_.alu_imm(4, kHostR11, static_cast<std::int32_t>((kTlbEntries - 1) << 4), false);
     hot_.gs(0x33, kHostR10, table, true, kHostR11);  // xor: the offset in the page, if it is that
     in_page(kHostR10);
     hot_.gs(0x03, kHostR10, table + 8, true, kHostR11);
-    if (!leader) site.checked = e_.cache_.running(hot_.at);
+    if (!leader) site.checked = e_.cache_.place(hot_.at);
     cold_.gs(0x33, kHostR10, table, true, kHostR11);
     spill_flags_cold(item.live_in);
     cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
@@ -158,23 +162,23 @@ DataSlot* Translator::emit_check(const Item& item, const HostAddress& linear, un
     return nullptr;
   }
   DataSlot& data = e_.next_slot(core_.mmu_index_, write);
-  site.slot = &data;
+  site.slot = static_cast<std::uint32_t>(e_.gs(data));
   if (linear.base == kHostR10) {
     hot_.load_gs(kHostR11, e_.gs(data.page));
     hot_.rr(0x33, kHostR11, kHostR10);
     in_page(kHostR11);
-    site.resume = e_.cache_.running(hot_.at);
+    site.resume = e_.cache_.place(hot_.at);
     hot_.gs(0x03, kHostR10, e_.gs(data.addend));
   } else {
     emit_sum(hot_, kHostR11, linear.base, linear.disp);
     hot_.gs(0x33, kHostR11, e_.gs(data.page));
     in_page(kHostR11);
     emit_sum(cold_, kHostR10, linear.base, linear.disp);
-    site.resume = e_.cache_.running(hot_.at);
+    site.resume = e_.cache_.place(hot_.at);
     hot_.load_gs(kHostR10, e_.gs(data.addend));
-    site.linear_kept = 0;
+    site.adds_base = true;
   }
-  if (!leader) site.checked = e_.cache_.running(hot_.at);
+  if (!leader) site.checked = e_.cache_.place(hot_.at);
   spill_flags_cold(item.live_in);
   cold_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   cold_.jmp(e_.stubs_.slot_miss[core_.mmu_index_][write]);
@@ -188,9 +192,7 @@ bool Translator::must_be_aligned(const Insn& insn) const {
 
 std::uint8_t* Translator::cold_slow(const Item& item) {
   MemorySite& site = e_.cache_.new_memory_site();
-  site.offset = item.offset;
-  site.code = second_ ? nullptr : page_ + item.offset;
-  site.length = item.insn.length;
+  place_site(site, item);
   open_sites_[open_count_++] = &site;
   std::uint8_t* const start = cold_.at;
   spill_flags_cold(item.live_in);
@@ -204,7 +206,7 @@ void Translator::close_sites() {
   const auto sites = std::span(open_sites_).first(open_count_);
   if (!sites.empty()) held_ = kNoRegister;
   if (std::none_of(sites.begin(), sites.end(), [](const MemorySite* site) { return site->leads; }))
-    for (MemorySite* site : sites) site->after = e_.cache_.running(hot_.at);
+    for (MemorySite* site : sites) site->after = e_.cache_.place(hot_.at);
   open_count_ = 0;
 }
 
@@ -478,7 +480,9 @@ void Translator::emit_crossing() {
   // Fetched anew each time: what lies in the next page is not known for longer.
   spill_flags(kArithmeticFlags);
   MemorySite& site = e_.cache_.new_memory_site();
+  site.page = page_;
   site.offset = static_cast<std::uint16_t>(end_);
+  site.crosses = true;
   hot_.mov_imm(kHostR11, reinterpret_cast<std::uintptr_t>(&site));
   hot_.jmp(e_.stubs_.slow);
 }
@@ -519,7 +523,6 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   Block block;
   block.code = page_ + start;
   block.entry = e_.cache_.running(hot_.at);
-  block.written_entry = hot_.at;
   block.key = key;
   block.wants_flags = count_ == 0 || items_[0].live_in;
   const std::uint8_t* const cold_begin = cold_.at;
@@ -547,13 +550,13 @@ Block* Translator::translate(mem::RamRegion& ram, std::uint64_t page_offset, uns
   ++e_.statistics_.blocks;
   e_.statistics_.instructions += count_;
   e_.statistics_.guest_bytes += end_ - start;
-  e_.statistics_.hot_bytes += static_cast<std::uint64_t>(hot_.at - block.written_entry);
+  e_.statistics_.hot_bytes += static_cast<std::uint64_t>(hot_.at - entry_);
   e_.statistics_.cold_bytes += static_cast<std::uint64_t>(cold_.at - cold_begin);
   if (e_.observer_)
     e_.tell_observer(e_.context_.page_base + start,
                      second_ ? std::span<const std::uint8_t>(items_[0].bytes.data(), items_[0].insn.length)
                              : std::span<const std::uint8_t>(block.code, std::min(end_, here) - start),
-                     {block.written_entry, hot_.at}, {cold_begin, cold_.at});
+                     {entry_, hot_.at}, {cold_begin, cold_.at});
   Block* const added = e_.cache_.add(ram, block);
   if (second_) e_.cache_.add_second(*second_->ram, *added, end_ - unsigned{mem::kPageSize});
   return added;

@@ -38,7 +38,7 @@ class Translator {
   static constexpr unsigned kMostInnerJumps = 6;
   static constexpr unsigned kMostInnerJumpsAtFirst = 2;
   /// Misses of a memory operand's slot before it is looked up by page number instead.
-  static constexpr std::uint32_t kPatience = 200;
+  static constexpr std::uint16_t kPatience = 200;
   /// Sums of two displacements below it fit in 32 bits.
   static constexpr std::int64_t kFar = std::int64_t{1} << 30;
   /// Where the guest's flags are: in the host's, in the context, or nowhere (recipe_ makes them again).
@@ -226,6 +226,7 @@ class Translator {
   void lead(Access& access);
   /// Of an access, open until close_sites(). It has no slot, and demands no alignment.
   MemorySite& new_memory_site(const Item& item, unsigned bytes, bool write);
+  void place_site(MemorySite& site, const Item& item) const;
   CallSite& new_call_site(const Item& item);
   /// Has the access of `bytes` at `linear` go to the host's memory, or to the interpreter. The flags must be free, R11
   /// is used. If `linear` is R10, R10 becomes the host address; if it is a base and a displacement, R10 becomes what is

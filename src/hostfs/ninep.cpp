@@ -29,6 +29,8 @@ struct SavedFid {
   std::vector<std::uint8_t> xattr_value;
   std::uint64_t xattr_size = 0;
   std::uint32_t xattr_flags = 0;
+  std::uint64_t walked_parent = 0;
+  std::string walked_name;
   static constexpr auto state() {
     using state::field;
     using S = SavedFid;
@@ -41,7 +43,9 @@ struct SavedFid {
                       field(7, "xattr_name", &S::xattr_name),
                       field(8, "xattr_value", &S::xattr_value),
                       field(9, "xattr_size", &S::xattr_size).max(kMostXattr),
-                      field(10, "xattr_flags", &S::xattr_flags)};
+                      field(10, "xattr_flags", &S::xattr_flags),
+                      field(11, "walked_parent", &S::walked_parent),
+                      field(12, "walked_name", &S::walked_name)};
   }
 };
 struct SavedNinep {
@@ -366,7 +370,9 @@ std::vector<std::uint8_t> Ninep::save() const {
                    .node = fid.node,
                    .handle = fid.handle,
                    .xattr_name = {},
-                   .xattr_value = {}};
+                   .xattr_value = {},
+                   .walked_parent = fid.walked.parent,
+                   .walked_name = fid.walked.name};
       if (fid.xattr) {
         one.xattr_name = fid.xattr->name;
         one.xattr_value = fid.xattr->value;
@@ -403,8 +409,12 @@ Status Ninep::load(std::span<const std::uint8_t> state) {
             .node = one.node,
             .handle = one.handle,
             .xattr = {},
-            .lock_owners = {}};
-    if (one.xattr_value.size() > kMostXattr || one.xattr_name.find('\0') != std::string::npos)
+            .lock_owners = {},
+            .walked = {one.walked_parent, std::move(one.walked_name)}};
+    if (fid.walked.parent && !is_plain_name(fid.walked.name))
+      return fail("the saved session has fid {} under a name that cannot be", one.number);
+    if (one.xattr_value.size() > (fid.kind == Fid::Kind::xattr_new ? one.xattr_size : kMostXattr) ||
+        one.xattr_name.find('\0') != std::string::npos)
       return fail("the saved session has an extended attribute that cannot be, in fid {}", one.number);
     if (fid.holds_xattr())
       fid.xattr = std::make_shared<Xattr>(std::move(one.xattr_name), std::move(one.xattr_value), one.xattr_size,

@@ -778,6 +778,14 @@ TEST_F(NinepTest, ASessionGoesOnWhereItIsLoaded) {
   if (length >= 0) {
     EXPECT_EQ(std::string(value, static_cast<std::size_t>(length)), "abcd");
   }
+  std::filesystem::create_hard_link(dir / "d/file", dir / "other");
+  ASSERT_EQ(client->walk(0, 5, {"other"}).error, 0);
+  ASSERT_EQ(client->walk(0, 6, {"d", "file"}).error, 0);
+  const Bytes two_names = client->port().save();
+  ASSERT_TRUE(client->port().load(two_names));
+  EXPECT_EQ(client->ask(kTremove, Body().u32(5)).error, 0);
+  EXPECT_FALSE(dir.exists("other"));
+  EXPECT_TRUE(dir.exists("d/file"));
   ASSERT_TRUE(client->port().load({}));
   EXPECT_EQ(client->getattr(0).error, EIO);
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # husk: runs posix_operations.py in shared folders of guests and on the host, and compares
 """usage: test_share.py HUSK CACHE [unittest arguments]. CACHE is what tools/fetch-guest has filled."""
+import fcntl
 import os
 import pathlib
 import shutil
@@ -8,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "virtio"))
@@ -104,6 +106,51 @@ class Ninep(Operations, unittest.TestCase):
     @unittest.skipUnless(os.geteuid() == 0, "only root can become another user")
     def test_files_of_a_share_behave_as_the_hosts_for_an_ordinary_user(self):
         self.compare(user=NOBODY)
+
+    # The host holds the lock until the file `go` is there.
+    WAITS = r"""
+import fcntl, os, signal, sys, time
+os.chdir(sys.argv[1])
+def lock():
+    fcntl.lockf(file, fcntl.LOCK_EX)
+file = open("lock", "r+")
+try:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError as error:
+    print("held", type(error).__name__, flush=True)
+child = os.fork()
+if child == 0:
+    lock()
+    os._exit(0)
+time.sleep(0.3)
+print("child waits", os.waitpid(child, os.WNOHANG)[0] == 0, flush=True)
+os.kill(child, signal.SIGKILL)
+print("killed", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+open("go", "w").close()
+start = time.monotonic()
+lock()
+print("soon", time.monotonic() - start < 10, flush=True)
+"""
+
+    def test_a_wait_for_a_lock_of_the_host_ends_soon_after_it_and_by_a_kill(self):
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as base:
+            os.mkdir(base + "/share")
+            with open(base + "/share/lock", "w") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX)
+                ended = threading.Event()
+
+                def let_go():
+                    while not os.path.exists(base + "/share/go") and not ended.wait(0.1):
+                        pass
+                    fcntl.lockf(file, fcntl.LOCK_UN)
+                holder = threading.Thread(target=let_go)
+                holder.start()
+                try:
+                    shown = self.in_guest(base, self.WAITS, (), None, {})
+                finally:
+                    ended.set()
+                    holder.join()
+        self.assertEqual(shown, ["held BlockingIOError", "child waits True", "killed -9", "soon True"])
 
 
 if __name__ == "__main__":

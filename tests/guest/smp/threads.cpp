@@ -285,7 +285,7 @@ void reuse() {
     }
   });
   check("fresh pages are zero", wrong, 0);
-  long started = 0;
+  std::atomic<long> started{0};
   for (long i = 0; i < 200 * loops; ++i) on_threads(2, [&](int index) { started += index; });
   check("threads come and go", started, 200 * loops);
 }

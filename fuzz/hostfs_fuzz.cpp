@@ -19,7 +19,7 @@ namespace {
 
 using namespace husk;
 
-using fuzz::Input, fuzz::kSecret, fuzz::Place;
+using fuzz::has_secret, fuzz::Input, fuzz::Place;
 
 void run(const Place& place, Input input) {
   place.refill();
@@ -56,7 +56,7 @@ void run(const Place& place, Input input) {
     HUSK_CHECK(written && *written <= room);
     if (*written < 16) return std::size_t{0};
     HUSK_CHECK(load_le<std::uint32_t>(answer.data()) == *written);
-    HUSK_CHECK(::memmem(answer.data(), *written, kSecret, sizeof kSecret - 1) == nullptr);
+    HUSK_CHECK(!has_secret(std::span(answer).first(*written)));
     return static_cast<std::size_t>(*written);
   };
   const auto put = [&](std::uint64_t value, unsigned size) {
@@ -113,6 +113,7 @@ void run(const Place& place, Input input) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const Place place;
+  if (has_secret({data, size})) return 0;
   run(place, Input({data, size}));
   return 0;
 }

@@ -4,7 +4,6 @@
 
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <span>
 #include <string>
@@ -18,7 +17,7 @@
 namespace {
 
 using namespace husk;
-using fuzz::Input, fuzz::kSecret, fuzz::Place;
+using fuzz::has_secret, fuzz::Input, fuzz::Place;
 
 /// What the fields of a message are: f: a fid, n: a name, s: any string, 1, 2, 4, 8: numbers, o: flags of open, m: a
 /// mode, w: a list of names, d: data behind their length.
@@ -27,10 +26,10 @@ struct Shape {
   const char* fields;
 };
 constexpr Shape kShapes[] = {
-    {8, "f"},       {12, "fo"},          {14, "fnom4"}, {16, "fns4"}, {18, "fnm444"}, {20, "ffn"}, {22, "f"},
+    {8, "f"},       {12, "fo"},         {14, "fnom4"}, {16, "fns4"}, {18, "fnm444"}, {20, "ffn"}, {22, "f"},
     {24, "f8"},     {26, "f4m4488888"}, {30, "ffn"},   {32, "fn84"}, {40, "f84"},    {50, "f4"},  {52, "f14884s"},
-    {54, "f1884s"}, {70, "ffn"},         {72, "fnm4"},  {74, "fnfn"}, {76, "fn4"},    {100, "4s"}, {104, "ffsn4"},
-    {108, "2"},     {110, "ffw"},        {116, "f84"},  {118, "f8d"}, {120, "f"},     {122, "f"},
+    {54, "f1884s"}, {70, "ffn"},        {72, "fnm4"},  {74, "fnfn"}, {76, "fn4"},    {100, "4s"}, {104, "ffsn4"},
+    {108, "2"},     {110, "ffw"},       {116, "f84"},  {118, "f8d"}, {120, "f"},     {122, "f"},
 };
 
 void run(const Place& place, Input input) {
@@ -72,7 +71,7 @@ void run(const Place& place, Input input) {
     HUSK_CHECK(written && *written <= room && (*written == 0 || *written >= 7));
     if (*written == 0) return;
     HUSK_CHECK(load_le<std::uint32_t>(answer.data()) == *written);
-    HUSK_CHECK(::memmem(answer.data(), *written, kSecret, sizeof kSecret - 1) == nullptr);
+    HUSK_CHECK(!has_secret(std::span(answer).first(*written)));
   };
   const auto begin = [&](std::uint8_t type) {
     request.assign(7, 0);
@@ -158,6 +157,7 @@ void run(const Place& place, Input input) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const Place place;
+  if (has_secret({data, size})) return 0;
   run(place, Input({data, size}));
   return 0;
 }

@@ -41,6 +41,18 @@ class Input {
 /// A secret beside the share, whose content must never be seen in an answer.
 inline constexpr char kSecret[] = "OUT-OF-REACH-0123456789";
 
+/// Whether the secret is in there. Not by a function of the C library, nor with the comparisons traced: the fuzzer
+/// would learn the secret and write it itself.
+__attribute__((no_sanitize("coverage"))) inline bool has_secret(std::span<const std::uint8_t> bytes) {
+  constexpr std::size_t kLength = sizeof kSecret - 1;
+  for (std::size_t at = 0; at + kLength <= bytes.size(); ++at) {
+    std::size_t same = 0;
+    while (same < kLength && bytes[at + same] == static_cast<std::uint8_t>(kSecret[same])) ++same;
+    if (same == kLength) return true;
+  }
+  return false;
+}
+
 struct Place {
   std::filesystem::path base;
   Place() {

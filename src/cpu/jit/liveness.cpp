@@ -16,6 +16,9 @@ constexpr std::uint16_t kConditionFlags[8] = {kOF, kCF, kZF, kCF | kZF, kSF, kPF
 
 bool has_memory_site(const Insn& insn) { return insn.memory; }
 
+/// Where the instruction that ends at `end` jumps to, if it does: the immediate may be any number.
+std::int64_t jump_target(unsigned end, const Insn& insn) { return static_cast<std::int64_t>(end + insn.imm); }
+
 /// The count of a shift or rotate by an immediate, as the instruction cuts it.
 unsigned shift_count(const Insn& insn) { return static_cast<unsigned>(insn.imm) & (insn.op_size == 8 ? 63 : 31); }
 
@@ -245,7 +248,7 @@ std::uint16_t Translator::flags_wanted(std::int64_t offset, std::uint16_t unknow
     unknown = static_cast<std::uint16_t>(unknown & ~use.read & ~use.killed);
     at += insn.length;
     const Way way = call ? Way::call : e_.plans_[insn.form].way;
-    const std::int64_t target = std::int64_t{at} + static_cast<std::int64_t>(insn.imm);
+    const std::int64_t target = jump_target(at, insn);
     if (way == Way::jmp) {
       wanted |= flags_wanted(target, unknown, look);
       break;
@@ -267,7 +270,7 @@ void Translator::find_live_flags() {
   const Item& last = items_[count_ - 1];
   const FormPlan& plan = e_.plans_[last.insn.form];
   const auto behind = static_cast<std::int64_t>(end_);
-  const std::int64_t target = behind + static_cast<std::int64_t>(last.insn.imm);
+  const std::int64_t target = jump_target(end_, last.insn);
   std::uint16_t live = kAll;
   if (!ends_block(last)) {
     live = crossing_ ? kAll : flags_wanted(behind);

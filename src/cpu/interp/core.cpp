@@ -79,7 +79,7 @@ bool Core::breakpoint_near() const {
                      [&](std::uint64_t at) { return at - linear < kReach; });
 }
 
-void Core::handle_attention() {
+bool Core::handle_attention() {
   const std::uint32_t bits = attention_.exchange(0, std::memory_order_acq_rel);
   if (bits & kAttentionTlb) flush_tlb_all();
   if (bits & kAttentionPages) handle_page_requests();
@@ -107,6 +107,7 @@ void Core::handle_attention() {
     update_mode();
   }
   // SMM is not offered by any model: an SMI is dropped, as by a CPU with SMRAM disabled.
+  return bits & kAttentionStop;
 }
 
 bool Core::take_pending() {
@@ -191,9 +192,7 @@ RunExit Core::run(std::uint64_t max_instructions) {
   for (;;) {
     if (leave_block_ || careful_ || attention_.load(std::memory_order_acquire)) [[unlikely]] {
       leave_block_ = false;
-      const bool stop = attention_.load(std::memory_order_acquire) & kAttentionStop;
-      handle_attention();
-      if (stop) return RunExit::stop_requested;
+      if (handle_attention()) return RunExit::stop_requested;
       if (blocks_->full()) blocks_->clear();
       if (watch_hit_) {
         watch_hit_ = false;

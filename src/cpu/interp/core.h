@@ -566,7 +566,8 @@ class Core final : public core::CpuPins {
   void fill_tlb(std::uint64_t linear, const Translation& t, AccessKind kind, bool user);
   bool physical_access(std::uint64_t gpa, std::uint8_t* data, unsigned size, AccessKind kind);
   void check_watch(std::uint64_t linear, unsigned size, AccessKind kind);
-  void handle_attention();
+  /// True: to stop was asked. All that was asked is taken at once, so that nothing asked meanwhile is lost.
+  bool handle_attention();
   void handle_page_requests();
   /// Takes the highest-priority pending event between instructions; true if one was delivered.
   bool take_pending();

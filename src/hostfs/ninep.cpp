@@ -15,7 +15,6 @@ namespace {
 constexpr std::size_t kMostArguments = 80 * 1024;
 /// Linux with cache=loose keeps one for each name that it knows.
 constexpr std::size_t kMostFids = std::size_t{1} << 20;
-constexpr std::size_t kMostXattr = 65536;
 /// With kMostXattr, 16 MiB. Linux' client has one for each system call that is at it.
 constexpr std::size_t kMostXattrFids = 256;
 
@@ -42,7 +41,7 @@ struct SavedFid {
                       field(6, "handle", &S::handle),
                       field(7, "xattr_name", &S::xattr_name),
                       field(8, "xattr_value", &S::xattr_value),
-                      field(9, "xattr_size", &S::xattr_size).max(kMostXattr),
+                      field(9, "xattr_size", &S::xattr_size).max(ninep::kMostXattr),
                       field(10, "xattr_flags", &S::xattr_flags),
                       field(11, "walked_parent", &S::walked_parent),
                       field(12, "walked_name", &S::walked_name)};
@@ -413,7 +412,7 @@ Status Ninep::load(std::span<const std::uint8_t> state) {
             .walked = {one.walked_parent, std::move(one.walked_name)}};
     if (fid.walked.parent && !is_plain_name(fid.walked.name))
       return fail("the saved session has fid {} under a name that cannot be", one.number);
-    if (one.xattr_value.size() > (fid.kind == Fid::Kind::xattr_new ? one.xattr_size : kMostXattr) ||
+    if (one.xattr_value.size() > (fid.kind == Fid::Kind::xattr_new ? one.xattr_size : ninep::kMostXattr) ||
         one.xattr_name.find('\0') != std::string::npos)
       return fail("the saved session has an extended attribute that cannot be, in fid {}", one.number);
     if (fid.holds_xattr())

@@ -11,8 +11,6 @@
 namespace husk::hostfs {
 
 namespace {
-constexpr std::size_t kMostXattr = 65536;
-
 /// Whose a lock is: a process of a client, which goes by its host's name.
 std::uint64_t owner_of(std::uint32_t process, std::string_view client) {
   return (std::uint64_t{std::hash<std::string_view>{}(client)} << 32) | process;
@@ -381,7 +379,7 @@ int Ninep::xattr_walk(Message& message) {
   const auto from = find(number);
   if (!from) return from.error();
   Question question(*this, message, from->node, from->uid);
-  question.args.u32(kMostXattr);
+  question.args.u32(ninep::kMostXattr);
   question.args.u32(0);
   if (!name.empty()) {
     question.args.text(name);
@@ -408,7 +406,7 @@ int Ninep::xattr_create(Message& message) {
   const std::uint64_t size = message.args.u64();
   const std::uint32_t flags = message.args.u32();
   if (!good || !message.args.ok()) return EINVAL;
-  if (size > kMostXattr) return E2BIG;
+  if (size > ninep::kMostXattr) return E2BIG;
   const auto fid = find(number);
   if (!fid) return fid.error();
   if (fid->kind != Fid::Kind::closed) return EINVAL;

@@ -39,6 +39,7 @@ enum class Type : std::uint8_t {
   remove = 122,
 };
 
+inline constexpr std::size_t kMostXattr = 65536;  ///< bytes of an extended attribute, as Linux has it
 inline constexpr char kVersion[] = "9P2000.L";
 inline constexpr std::size_t kHeader = 7;
 inline constexpr std::size_t kErrorMessage = kHeader + 4;

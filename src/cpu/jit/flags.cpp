@@ -1,6 +1,4 @@
 // husk: the guest's flags while translated code needs the host's: kept in memory, or made again from registers
-#include <utility>
-
 #include "cpu/jit/translator.h"
 #include "cpu/sem.h"
 
@@ -116,11 +114,8 @@ void Translator::emit_recipe(Emitter& e) {
     case Kind::again: {
       const Insn& insn = r.item->insn;
       const FormPlan& plan = e_.plans_[insn.form];
-      const bool cold = &e == &cold_;
-      if (cold) std::swap(hot_, cold_);
-      emit_encoded(r.item->bytes.data(), insn, plan, plan.reg == Field::gpr ? home(insn.reg & 15u) : 0u,
+      emit_encoded(e, r.item->bytes.data(), insn, plan, plan.reg == Field::gpr ? home(insn.reg & 15u) : 0u,
                    plan.rm == Field::gpr ? home(insn.rm & 15u) : 0u, nullptr, 0);
-      if (cold) std::swap(hot_, cold_);
       break;
     }
     case Kind::of_result: e.rr(0x85, result, result, r.wide); break;  // test
@@ -151,15 +146,7 @@ void Translator::keep_recipe(const Item& item) {
   if (recipe_.registers & bit(kRsp)) {
     const bool counted =
         recipe_.kind == Recipe::Kind::add_immediate || recipe_.kind == Recipe::Kind::subtract_immediate;
-    switch (way) {
-      case Way::push_reg:
-      case Way::push_imm:
-      case Way::push_rm:
-      case Way::pop_reg:
-      case Way::pop_rm:
-      case Way::call_near: lost |= !counted; break;
-      default: break;
-    }
+    lost |= stack_step(way) != 0 && !counted;
   }
   if (!lost) return;
   if (flags_ == Flags::gone) {

@@ -30,6 +30,18 @@ std::optional<Translator::Step> Translator::constant_step(const Insn& insn) {
   }
 }
 
+std::int32_t Translator::stack_step(Way way) const {
+  switch (way) {
+    case Way::push_reg:
+    case Way::push_imm:
+    case Way::push_rm:
+    case Way::call_near: return -static_cast<std::int32_t>(word_);
+    case Way::pop_reg:
+    case Way::pop_rm: return static_cast<std::int32_t>(word_);
+    default: return 0;
+  }
+}
+
 std::uint32_t Translator::registers_written(const Insn& insn) const {
   const FormPlan& plan = e_.plans_[insn.form];
   switch (plan.way) {
@@ -180,8 +192,7 @@ void Translator::find_groups() {
         open[access.base].first = &access;
     }
     const FormPlan& plan = e_.plans_[item.insn.form];
-    if (plan.way == Way::push_reg || plan.way == Way::push_imm || plan.way == Way::push_rm) open[kRsp].moved -= word_;
-    if (plan.way == Way::pop_reg || plan.way == Way::pop_rm) open[kRsp].moved += word_;
+    open[kRsp].moved += stack_step(plan.way);
     if (const auto step = constant_step(item.insn); step && step->wide) {
       open[step->reg].moved += step->by;
       continue;

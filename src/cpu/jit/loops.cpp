@@ -80,10 +80,7 @@ void Translator::find_loop() {
       continue;
     }
     std::uint32_t written = registers_written(insn);
-    const Way way = e_.plans_[insn.form].way;
-    if (way == Way::push_reg || way == Way::push_imm || way == Way::push_rm || way == Way::pop_reg ||
-        way == Way::pop_rm)
-      written |= std::uint32_t{1} << kRsp;
+    if (stack_step(e_.plans_[insn.form].way)) written |= std::uint32_t{1} << kRsp;
     for (; written; written &= written - 1) {
       const auto guest = static_cast<unsigned>(__builtin_ctz(written));
       round_step_[guest].reset();

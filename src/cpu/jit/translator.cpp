@@ -265,40 +265,40 @@ Encoding Translator::parse(const std::uint8_t* bytes, const FormPlan& plan) cons
   return out;
 }
 
-void Translator::emit_encoded(const std::uint8_t* bytes, const Insn& insn, const FormPlan& plan, unsigned reg,
-                              unsigned rm, const HostAddress* memory, unsigned vvvv) {
+void Translator::emit_encoded(Emitter& e, const std::uint8_t* bytes, const Insn& insn, const FormPlan& plan,
+                              unsigned reg, unsigned rm, const HostAddress* memory, unsigned vvvv) {
   const Encoding raw = parse(bytes, plan);
-  if (memory && memory->base == HostAddress::kNone) hot_.byte(0x65);
+  if (memory && memory->base == HostAddress::kNone) e.byte(0x65);
   const bool extends_base = memory ? memory->base != HostAddress::kNone && (memory->base & 8) : rm & 8;
   const bool extends_index = memory && memory->index != HostAddress::kNone && (memory->index & 8);
   if (plan.vex) {
-    hot_.byte(0xC4);
-    hot_.byte(static_cast<unsigned>((raw.vex[1] & 0x1F) | (reg & 8 ? 0 : 0x80) | (extends_index ? 0 : 0x40) |
-                                    (extends_base ? 0 : 0x20)));
+    e.byte(0xC4);
+    e.byte(static_cast<unsigned>((raw.vex[1] & 0x1F) | (reg & 8 ? 0 : 0x80) | (extends_index ? 0 : 0x40) |
+                                 (extends_base ? 0 : 0x20)));
     const unsigned keep = plan.vvvv == Field::none ? raw.vex[2] & 0x78u : (~vvvv & 15u) << 3;
     // W says nothing about general registers outside 64-bit mode, but the host would take it at its word.
     const bool ignored = plan.w_ignored || plan.reg == Field::gpr || plan.rm == Field::gpr || plan.vvvv == Field::gpr;
-    hot_.byte((raw.vex[2] & (ignored && !wide_ ? 0x07u : 0x87u)) | keep);
+    e.byte((raw.vex[2] & (ignored && !wide_ ? 0x07u : 0x87u)) | keep);
   } else {
-    for (unsigned i = 0; i < raw.prefix_count; ++i) hot_.byte(raw.prefixes[i]);
+    for (unsigned i = 0; i < raw.prefix_count; ++i) e.byte(raw.prefixes[i]);
     unsigned rex = (raw.rex & 8u) | (reg & 8 ? 4u : 0) | (extends_index ? 2u : 0) | (extends_base ? 1u : 0);
     const bool low_byte =
         (plan.byte_reg && reg >= 4 && reg < 8 && !(insn.reg & kHighByte)) ||
         (plan.byte_rm && !memory && rm >= 4 && rm < 8 && !((plan.opcode_reg ? insn.reg : insn.rm) & kHighByte));
-    if (rex || low_byte) hot_.byte(0x40 | rex);
+    if (rex || low_byte) e.byte(0x40 | rex);
   }
-  for (unsigned i = 0; i + 1 < raw.opcode_count; ++i) hot_.byte(raw.opcode[i]);
+  for (unsigned i = 0; i + 1 < raw.opcode_count; ++i) e.byte(raw.opcode[i]);
   const unsigned last = raw.opcode[raw.opcode_count - 1];
-  hot_.byte(plan.opcode_reg ? (last & 0xF8) | (rm & 7) : last);
+  e.byte(plan.opcode_reg ? (last & 0xF8) | (rm & 7) : last);
   if (plan.modrm) {
     const unsigned field = plan.reg == Field::none ? raw.modrm & 0x38u : (reg & 7) << 3;
     if (memory)
-      hot_.modrm_memory(field >> 3, *memory);
+      e.modrm_memory(field >> 3, *memory);
     else
-      hot_.byte(0xC0 | field | (plan.rm == Field::none ? raw.modrm & 7u : rm & 7));
+      e.byte(0xC0 | field | (plan.rm == Field::none ? raw.modrm & 7u : rm & 7));
   }
   HUSK_CHECK(raw.immediate_at <= insn.length);
-  hot_.bytes(bytes + raw.immediate_at, insn.length - raw.immediate_at);
+  e.bytes(bytes + raw.immediate_at, insn.length - raw.immediate_at);
 }
 
 bool Translator::may_read_from_state(const std::uint8_t* bytes, const FormPlan& plan) const {
@@ -397,13 +397,13 @@ void Translator::emit_copy(const Item& item) {
     if (at.index != HostAddress::kNone) hot_.lea(kHostR10, at);
     if (at.index != HostAddress::kNone) at = kAtR10;
     emit_rotate(whole, 8);
-    emit_encoded(bytes, insn, plan, whole, rm, &at, vvvv);
+    emit_encoded(hot_, bytes, insn, plan, whole, rm, &at, vvvv);
     emit_rotate(whole, 56);
   } else {
     // AH to BH are 4 to 7 in the encoding.
     if (reg_high) reg = 4 | (insn.reg & 3u);
     if (rm_high) rm = 4 | ((plan.opcode_reg ? insn.reg : insn.rm) & 3u);
-    emit_encoded(bytes, insn, plan, reg, rm, memory || in_state ? &at : nullptr, vvvv);
+    emit_encoded(hot_, bytes, insn, plan, reg, rm, memory || in_state ? &at : nullptr, vvvv);
   }
   for (unsigned i = 0; i < scratch_count; ++i)
     if (scratch[i].written) hot_.store_gs(gpr_gs(scratch[i].guest), scratch[i].host);

@@ -144,7 +144,10 @@ class Translator {
   // analysis (groups.cpp)
   void find_groups();
   void find_accesses(Item& item) const;
+  /// But for RSP where stack_step() tells.
   std::uint32_t registers_written(const Insn& insn) const;
+  /// What pushing or popping adds to RSP.
+  std::int32_t stack_step(Way way) const;
   struct Step {
     unsigned reg;
     std::int64_t by;
@@ -269,8 +272,8 @@ class Translator {
   /// The same of what an access is relative to.
   unsigned base_of(const Access& access, unsigned spare);
   Encoding parse(const std::uint8_t* bytes, const FormPlan& plan) const;
-  void emit_encoded(const std::uint8_t* bytes, const Insn& insn, const FormPlan& plan, unsigned reg, unsigned rm,
-                    const HostAddress* memory, unsigned vvvv);
+  void emit_encoded(Emitter& e, const std::uint8_t* bytes, const Insn& insn, const FormPlan& plan, unsigned reg,
+                    unsigned rm, const HostAddress* memory, unsigned vvvv);
   void emit_rotate(unsigned reg, unsigned count);
   /// The instruction's register operand, which it only reads, may as well be read where the guest's state has it.
   bool may_read_from_state(const std::uint8_t* bytes, const FormPlan& plan) const;
